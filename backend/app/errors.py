@@ -1,0 +1,158 @@
+"""One tree of errors; each class carries its HTTP status, its stable code and a title.
+
+The sentence passed to the constructor is shown to the person who sent the request: it says what
+was wrong and what to do, and never repeats a library's exception text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Root of every error that may reach a client; `detail` is the sentence shown."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    default_detail: ClassVar[str] = (
+        "The service failed on this request. Try again; if it fails again, give the operator the request id."
+    )
+    default_retry_after: ClassVar[int | None] = None
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+        self.detail = detail or self.default_detail
+        self.retry_after = retry_after if retry_after is not None else self.default_retry_after
+        super().__init__(self.detail)
+
+
+class InternalError(ServiceError):
+    """A fault of the service itself."""
+
+
+class MalformedRequest(ServiceError):
+    status, code, title = 400, "malformed_request", "Malformed request"
+    default_detail = (
+        "The request body could not be parsed. Send multipart/form-data with the picture in the field 'image'."
+    )
+
+
+class Unauthorized(ServiceError):
+    status, code, title = 401, "unauthorized", "API key needed"
+    default_detail = "Send a valid API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+
+
+class NotFound(ServiceError):
+    status, code, title = 404, "not_found", "Not found"
+    default_detail = "There is nothing at this address. GET / lists the routes."
+
+
+class MethodNotAllowed(ServiceError):
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+    default_detail = "This address does not take that HTTP method; /docs shows which it takes."
+
+
+class UploadTimeout(ServiceError):
+    status, code, title = 408, "upload_timeout", "Upload too slow"
+    default_detail = "The upload stalled and was given up. Send it again."
+
+
+class UploadTooLarge(ServiceError):
+    status, code, title = 413, "upload_too_large", "Upload too large"
+    default_detail = "The upload is larger than this service accepts."
+
+
+class TooManyPixels(ServiceError):
+    status, code, title = 413, "too_many_pixels", "Picture too large"
+    default_detail = "The picture has more pixels than this service accepts. Scale it down."
+
+
+class TooManyFrames(ServiceError):
+    status, code, title = 413, "too_many_frames", "Too many frames"
+    default_detail = "The file has more frames than this service accepts. Send one picture."
+
+
+class UnsupportedMediaType(ServiceError):
+    status, code, title = 415, "unsupported_media_type", "Unsupported file type"
+    default_detail = "Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC."
+
+
+class PdfNotSupported(UnsupportedMediaType):
+    code, title = "pdf_not_supported", "PDF not supported here"
+    default_detail = (
+        "PDF files are not read yet. Render the page you need to a PNG (for example with pdftoppm) and send that."
+    )
+
+
+class InvalidParameter(ServiceError):
+    status, code, title = 422, "invalid_parameter", "Invalid parameter"
+    default_detail = "A form field has a value this service does not accept."
+
+
+class ModeNotSupported(InvalidParameter):
+    code, title = "mode_not_supported", "Mode not supported by this engine"
+
+
+class UnreadableImage(ServiceError):
+    status, code, title = 422, "unreadable_image", "Unreadable picture"
+    default_detail = "The picture is damaged or cut short and could not be decoded. Check that it opens in a viewer and send it again."
+
+
+class EmptyUpload(UnreadableImage):
+    code, title = "empty_upload", "Empty file"
+    default_detail = "The uploaded file is empty."
+
+
+class MultiPageNotSupported(ServiceError):
+    status, code, title = 422, "multipage_not_supported", "Several pages in one file"
+    default_detail = "The file holds several pages, and only single pages are read yet. Send the pages one by one."
+
+
+class DecodeTimeout(ServiceError):
+    status, code, title = 422, "decode_timeout", "Picture too slow to decode"
+    default_detail = "The picture took too long to decode and was given up. Save it again as JPEG or PNG, or smaller."
+
+
+class QueueFull(ServiceError):
+    status, code, title = 429, "queue_full", "Too many requests waiting"
+    default_detail = "The service has as much work as it accepts. Send the request again after the time in Retry-After."
+    default_retry_after = 5
+
+
+class EngineNotReady(ServiceError):
+    status, code, title = 503, "engine_not_ready", "Engine not ready"
+    default_detail = "The OCR engine is still loading. Send the request again after the time in Retry-After."
+    default_retry_after = 5
+
+
+class EngineFailed(ServiceError):
+    status, code, title = 503, "engine_failed", "Engine failed"
+    default_detail = "The OCR engine stopped while reading this page and is being restarted. Send the request again."
+    default_retry_after = 5
+
+
+class EngineStartError(EngineFailed):
+    """The engine could not be loaded; the sentence names the cause and the remedy."""
+
+    code, title = "engine_start_failed", "Engine could not start"
+    default_detail = "The OCR engine could not be loaded. The operator finds the cause in the service's log."
+    default_retry_after = 30
+
+
+class OutOfMemory(ServiceError):
+    status, code, title = 503, "out_of_memory", "Out of memory"
+    default_detail = "The engine ran out of memory on this page. Send it again later or scaled down."
+    default_retry_after = 10
+
+
+class ShuttingDown(ServiceError):
+    status, code, title = 503, "shutting_down", "Shutting down"
+    default_detail = "The service is shutting down. Send the request again after the time in Retry-After."
+    default_retry_after = 10
+
+
+class RecognitionTimeout(ServiceError):
+    status, code, title = 504, "recognition_timeout", "Recognition took too long"
+    default_detail = (
+        "Reading this page took longer than the service allows. Send it again when it is less busy, or scaled down."
+    )

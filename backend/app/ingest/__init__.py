@@ -1,0 +1,1 @@
+"""Ingest: uploaded bytes to pages, in worker processes that can be killed."""

@@ -1,0 +1,1 @@
+"""The OCR domain, pure: modes, prompts, grounding, rendering, verdicts, and the service that ties them to an engine."""

@@ -1,0 +1,277 @@
+"""A worker process that can be killed: what keeps a bad file or a native crash away from the service.
+
+One process, one pipe, one job at a time. A pool whose workers share a pipe (concurrent.futures,
+pebble) breaks as a whole when one member dies between jobs or halfway through a message; here a
+death costs exactly the job that was running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+from app.errors import ServiceError
+
+_ITEM, _VALUE, _DONE, _ERROR = "item", "value", "done", "error"
+_FINAL = (_VALUE, _DONE, _ERROR)
+
+
+class WorkerCrashed(Exception):
+    """The process ended under the job; `exitcode` is negative for a signal."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(f"worker process ended with exit code {exitcode}")
+        self.exitcode = exitcode
+
+
+class WorkerTimeout(Exception):
+    """The job gave no answer in time; the process was killed."""
+
+
+class WorkerJobFailed(Exception):
+    """The job raised something other than a ServiceError; `kind` is the exception's class name."""
+
+    def __init__(self, kind: str, trace: str) -> None:
+        super().__init__(kind, trace)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return "{} in worker process:\n{}".format(*self.args)
+
+
+class WorkerProcess:
+    """Runs importable functions in a child process, started on first use and again after a death.
+
+    Jobs queue on a lock: one runs at a time. A ServiceError raised by a job arrives as itself.
+    `initializer(*initargs)` runs once in each new process; what it raises fails the start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        initializer: Callable[..., None] | None = None,
+        initargs: tuple[Any, ...] = (),
+        start_timeout: float = 60.0,
+    ) -> None:
+        self.name = name
+        self._initializer = initializer
+        self._initargs = initargs
+        self._start_timeout = start_timeout
+        # A fork of a process that holds threads and locks may deadlock; the fork server holds neither.
+        self._context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._jobs = itertools.count(1)
+        self._busy_with: int | None = None
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None before the first start."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child is running."""
+        return self._process is not None and self._process.is_alive()
+
+    async def start(self) -> None:
+        """Start the process and wait for its initializer.
+
+        Raises WorkerCrashed, WorkerTimeout, WorkerJobFailed, or the initializer's ServiceError.
+        """
+        async with self._lock:
+            await self._run(self._ensure_started)
+
+    async def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+        """Return `function(*args)`; when cancelled, or after `timeout` seconds, kill the process."""
+        async with contextlib.aclosing(self._exchange(function, args, timeout, grace=0.0)) as items:
+            async for item in items:
+                return item
+        raise AssertionError("a plain job always answers")
+
+    async def stream(
+        self, function: Callable[..., Iterable[Any]], *args: Any, timeout: float
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the items of `function(*args)`, each due within `timeout` seconds of the one before.
+
+        Closing the iterator asks the job to stop at its next item and kills the process only when
+        that takes longer than `timeout`. Use with contextlib.aclosing.
+        """
+        async with contextlib.aclosing(self._exchange(function, args, timeout, grace=timeout)) as items:
+            async for item in items:
+                yield item
+
+    async def stop(self) -> None:
+        """Kill the process and release its pipe and thread; idempotent."""
+        self._interrupt()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _exchange(
+        self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float, grace: float
+    ) -> AsyncGenerator[Any, None]:
+        async with self._lock:
+            job = next(self._jobs)
+            try:
+                await self._run(self._ensure_started)
+                await self._run(self._send, job, function, args)
+                while True:
+                    kind, payload = await self._run(self._receive, job, timeout)
+                    if kind == _DONE:
+                        return
+                    if kind == _ERROR:
+                        raise payload
+                    yield payload
+                    if kind == _VALUE:
+                        return
+            finally:
+                if self._busy_with == job:
+                    if grace == 0.0:
+                        self._interrupt()
+                    else:
+                        self._thread.submit(self._abandon, job, grace)
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    def _interrupt(self) -> None:
+        """Kill the process from outside its thread, which sees the pipe end, then tidies up."""
+        if self._process is not None:
+            self._process.kill()
+        with contextlib.suppress(RuntimeError):  # the thread was shut down by an earlier stop
+            self._thread.submit(self._kill)
+
+    # The methods below block; they run one after another on this worker's own thread.
+
+    def _ensure_started(self) -> None:
+        if self.alive:
+            return
+        self._kill()
+        self._pipe, child = self._context.Pipe()
+        self._process = self._context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(child, self._initializer, self._initargs), name=self.name, daemon=True
+        )
+        self._busy_with = 0
+        self._process.start()
+        child.close()
+        kind, payload = self._receive(0, self._start_timeout)
+        if kind == _ERROR:
+            self._kill()
+            raise payload
+
+    def _send(self, job: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if self._pipe is None:  # stopped between the start and this job
+            raise WorkerCrashed(None)
+        self._busy_with = job
+        try:
+            self._pipe.send((job, function, args))
+        except OSError:
+            self._crash()
+
+    def _receive(self, job: int, timeout: float) -> tuple[str, Any]:
+        pipe = self._pipe
+        if pipe is None:
+            raise WorkerCrashed(None)
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                if not pipe.poll(max(0.0, deadline - time.monotonic())):
+                    self._kill()
+                    raise WorkerTimeout
+                sender, kind, payload = pipe.recv()
+            except (EOFError, OSError):
+                self._crash()
+            if kind in _FINAL:
+                self._busy_with = None
+            if sender == job:
+                return kind, payload
+
+    def _abandon(self, job: int, grace: float) -> None:
+        if self._busy_with != job or self._pipe is None:
+            return
+        with contextlib.suppress(OSError, WorkerCrashed, WorkerTimeout):
+            self._pipe.send((job, None, ()))
+            while self._busy_with == job:
+                self._receive(job, grace)
+
+    def _crash(self) -> NoReturn:
+        """Reap the dead child and raise WorkerCrashed."""
+        process = self._process
+        if process is not None:
+            process.join(timeout=1.0)
+        exitcode = process.exitcode if process is not None else None
+        self._kill()
+        raise WorkerCrashed(exitcode)
+
+    def _kill(self) -> None:
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = self._busy_with = None
+        if process is not None:
+            process.kill()
+            process.join()
+        if pipe is not None:
+            pipe.close()
+
+
+def _serve(pipe: Connection, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    """Child side: run the initializer, then jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        if initializer is not None:
+            initializer(*initargs)
+    except Exception as error:  # noqa: BLE001 - process boundary: the parent decides what to do with it
+        pipe.send((0, _ERROR, _portable(error)))
+        return
+    pipe.send((0, _DONE, None))
+    while True:
+        try:
+            job, function, args = pipe.recv()
+        except EOFError:
+            return
+        if function is not None:  # None is the cancellation of a job that was already done
+            _perform(pipe, job, function, args)
+
+
+def _perform(pipe: Connection, job: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        result = function(*args)
+        if not hasattr(result, "__next__"):
+            pipe.send((job, _VALUE, result))
+            return
+        with contextlib.closing(result):
+            for item in result:
+                if pipe.poll():  # while a job runs, the only message is its cancellation
+                    pipe.recv()
+                    break
+                pipe.send((job, _ITEM, item))
+        pipe.send((job, _DONE, None))
+    except Exception as error:  # noqa: BLE001 - process boundary: the parent decides what to do with it
+        pipe.send((job, _ERROR, _portable(error)))
+
+
+def _portable(error: Exception) -> Exception:
+    if isinstance(error, ServiceError):
+        return error
+    return WorkerJobFailed(type(error).__name__, traceback.format_exc())
+
+
+def _exit_with_parent() -> None:
+    """A job stuck in native code never reads the pipe; this ends it when the service is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
