@@ -93,6 +93,11 @@ class ModeNotSupported(InvalidParameter):
     code, title = "mode_not_supported", "Mode not supported by this engine"
 
 
+class ContextTooLong(InvalidParameter):
+    code, title = "context_too_long", "Longer than the model's context"
+    default_detail = "The picture and the prompt are longer than the model's context. Shorten the prompt or choose a smaller resolution."
+
+
 class UnreadableImage(ServiceError):
     status, code, title = 422, "unreadable_image", "Unreadable picture"
     default_detail = "The picture is damaged or cut short and could not be decoded. Check that it opens in a viewer and send it again."
@@ -111,6 +116,13 @@ class MultiPageNotSupported(ServiceError):
 class DecodeTimeout(ServiceError):
     status, code, title = 422, "decode_timeout", "Picture too slow to decode"
     default_detail = "The picture took too long to decode and was given up. Save it again as JPEG or PNG, or smaller."
+
+
+class ClientGone(ServiceError):
+    """Nobody reads this answer; it is for the log and the metrics. 499 is nginx's number for it."""
+
+    status, code, title = 499, "client_gone", "Client closed the connection"
+    default_detail = "The client closed the connection before its answer was ready."
 
 
 class QueueFull(ServiceError):

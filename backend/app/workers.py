@@ -13,7 +13,9 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -26,10 +28,11 @@ from app.errors import ServiceError
 
 _ITEM, _VALUE, _DONE, _ERROR = "item", "value", "done", "error"
 _FINAL = (_VALUE, _DONE, _ERROR)
+_CURRENT = -1  # stands for the number of a job that could not be read
 
 
 class WorkerCrashed(Exception):
-    """The process ended under the job; `exitcode` is negative for a signal."""
+    """The process ended under the job; `exitcode` is negative for a signal, None when `stop` ended it."""
 
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(f"worker process ended with exit code {exitcode}")
@@ -73,6 +76,8 @@ class WorkerProcess:
         self._context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._lifeline: Connection | None = None
+        self._stopped = False
         self._jobs = itertools.count(1)
         self._busy_with: int | None = None
         self._lock = asyncio.Lock()
@@ -81,12 +86,14 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """The child's process id, None before the first start."""
-        return self._process.pid if self._process is not None else None
+        process = self._process
+        return process.pid if process is not None else None
 
     @property
     def alive(self) -> bool:
         """Whether the child is running."""
-        return self._process is not None and self._process.is_alive()
+        process = self._process
+        return process is not None and process.is_alive()
 
     async def start(self) -> None:
         """Start the process and wait for its initializer.
@@ -116,7 +123,11 @@ class WorkerProcess:
                 yield item
 
     async def stop(self) -> None:
-        """Kill the process and release its pipe and thread; idempotent."""
+        """Kill the process and release its pipe and thread; idempotent.
+
+        The job that runs, those that wait and any that come later raise WorkerCrashed.
+        """
+        self._stopped = True
         self._interrupt()
         await asyncio.to_thread(self._thread.shutdown)
 
@@ -127,7 +138,9 @@ class WorkerProcess:
             job = next(self._jobs)
             try:
                 await self._run(self._ensure_started)
-                await self._run(self._send, job, function, args)
+                # Set here, not in the thread: a cancellation may come before the thread gets to it.
+                self._busy_with = job
+                await self._run(self._send, job, function, args, timeout)
                 while True:
                     kind, payload = await self._run(self._receive, job, timeout)
                     if kind == _DONE:
@@ -142,17 +155,23 @@ class WorkerProcess:
                     if grace == 0.0:
                         self._interrupt()
                     else:
-                        self._thread.submit(self._abandon, job, grace)
+                        self._submit(self._abandon, job, grace)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._stopped:
+            raise WorkerCrashed(None)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def _interrupt(self) -> None:
         """Kill the process from outside its thread, which sees the pipe end, then tidies up."""
-        if self._process is not None:
-            self._process.kill()
-        with contextlib.suppress(RuntimeError):  # the thread was shut down by an earlier stop
-            self._thread.submit(self._kill)
+        process = self._process
+        if process is not None:
+            process.kill()
+        self._submit(self._kill)
+
+    def _submit(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # stop has shut the thread down, and the process with it
+            self._thread.submit(function, *args)
 
     # The methods below block; they run one after another on this worker's own thread.
 
@@ -160,26 +179,51 @@ class WorkerProcess:
         if self.alive:
             return
         self._kill()
-        self._pipe, child = self._context.Pipe()
-        self._process = self._context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(child, self._initializer, self._initargs), name=self.name, daemon=True
+        pipe, far_pipe = self._context.Pipe()
+        far_lifeline, lifeline = self._context.Pipe(duplex=False)
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=_serve,
+            args=(far_pipe, far_lifeline, self._initializer, self._initargs),
+            name=self.name,
+            daemon=True,
         )
-        self._busy_with = 0
-        self._process.start()
-        child.close()
+        # Known only once they exist: until then there is nothing that _interrupt could kill.
+        self._pipe, self._lifeline = pipe, lifeline
+        with far_pipe, far_lifeline:
+            process.start()
+        self._process = process
+        if self._stopped:
+            self._kill()
+            raise WorkerCrashed(None)
         kind, payload = self._receive(0, self._start_timeout)
         if kind == _ERROR:
             self._kill()
             raise payload
 
-    def _send(self, job: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _send(self, job: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> None:
         if self._pipe is None:  # stopped between the start and this job
             raise WorkerCrashed(None)
-        self._busy_with = job
+        # A process that does not read blocks a message larger than the pipe's buffer until it is killed.
+        too_late = threading.Event()
+        timer = threading.Timer(timeout, self._give_up, (self._process, too_late))
+        timer.start()
         try:
             self._pipe.send((job, function, args))
         except OSError:
+            if too_late.is_set():
+                self._kill()
+                raise WorkerTimeout from None
             self._crash()
+        except Exception:
+            self._busy_with = None  # the job could not be pickled, so the process knows nothing of it
+            raise
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _give_up(process: Any, too_late: threading.Event) -> None:
+        too_late.set()
+        process.kill()
 
     def _receive(self, job: int, timeout: float) -> tuple[str, Any]:
         pipe = self._pipe
@@ -194,9 +238,9 @@ class WorkerProcess:
                 sender, kind, payload = pipe.recv()
             except (EOFError, OSError):
                 self._crash()
-            if kind in _FINAL:
-                self._busy_with = None
-            if sender == job:
+            if sender in (job, _CURRENT):
+                if kind in _FINAL:
+                    self._busy_with = None
                 return kind, payload
 
     def _abandon(self, job: int, grace: float) -> None:
@@ -212,24 +256,27 @@ class WorkerProcess:
         process = self._process
         if process is not None:
             process.join(timeout=1.0)
-        exitcode = process.exitcode if process is not None else None
+        exitcode = process.exitcode if process is not None and not self._stopped else None
         self._kill()
         raise WorkerCrashed(exitcode)
 
     def _kill(self) -> None:
-        process, pipe = self._process, self._pipe
-        self._process = self._pipe = self._busy_with = None
+        process, ends = self._process, (self._pipe, self._lifeline)
+        self._process = self._pipe = self._lifeline = self._busy_with = None
         if process is not None:
             process.kill()
             process.join()
-        if pipe is not None:
-            pipe.close()
+        for end in ends:
+            if end is not None:
+                end.close()
 
 
-def _serve(pipe: Connection, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+def _serve(
+    pipe: Connection, lifeline: Connection, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]
+) -> None:
     """Child side: run the initializer, then jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _end_with(lifeline)
     try:
         if initializer is not None:
             initializer(*initargs)
@@ -239,9 +286,14 @@ def _serve(pipe: Connection, initializer: Callable[..., None] | None, initargs: 
     pipe.send((0, _DONE, None))
     while True:
         try:
-            job, function, args = pipe.recv()
-        except EOFError:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
             return
+        try:
+            job, function, args = pickle.loads(message)  # noqa: S301 - from our own parent process
+        except Exception as error:  # noqa: BLE001 - process boundary, and too big a job is the likely one
+            pipe.send((_CURRENT, _ERROR, _portable(error)))
+            continue
         if function is not None:  # None is the cancellation of a job that was already done
             _perform(pipe, job, function, args)
 
@@ -269,9 +321,27 @@ def _portable(error: Exception) -> Exception:
     return WorkerJobFailed(type(error).__name__, traceback.format_exc())
 
 
-def _exit_with_parent() -> None:
-    """A job stuck in native code never reads the pipe; this ends it when the service is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+if sys.platform == "linux":
+    import fcntl
+
+    def _end_with(lifeline: Connection) -> None:
+        """Have the kernel kill this process when the service's end of `lifeline` closes, however it closes.
+
+        A thread would not do: native code that holds the interpreter's lock keeps it from running.
+        """
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        if lifeline.poll():  # it closed before the kernel was asked
+            os._exit(1)
+
+else:
+
+    def _end_with(lifeline: Connection) -> None:
+        """End this process when the service's end of `lifeline` closes, native code permitting."""
+
+        def wait() -> None:
+            multiprocessing.connection.wait([lifeline])
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()

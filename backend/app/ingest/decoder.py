@@ -1,0 +1,103 @@
+"""The pool of worker processes that turn uploads into pages."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from dataclasses import dataclass
+
+import structlog
+
+from app.errors import DecodeTimeout, EngineNotReady, ShuttingDown, UnreadableImage
+from app.exchange import Exchange
+from app.ingest.limits import IngestLimits
+from app.ingest.sandbox import decode_confined, prepare_process
+from app.page import Page
+from app.workers import WorkerCrashed, WorkerJobFailed, WorkerProcess, WorkerTimeout
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """One worker and the file through which uploads and pages pass."""
+
+    worker: WorkerProcess
+    exchange: Exchange
+
+
+class Decoder:
+    """Decodes in `workers` processes side by side; a file that crashes or stalls one costs only its own request."""
+
+    def __init__(self, limits: IngestLimits, workers: int) -> None:
+        self._limits = limits
+        self._stopped = False
+        # The fork server imports the decoder once, so that a killed worker is back in milliseconds. It
+        # imports what it finds installed; elsewhere a worker takes the time to import for itself.
+        multiprocessing.set_forkserver_preload(["__main__", "app.ingest.sandbox"])
+        self._seats = [_new_seat(f"decoder-{number}") for number in range(workers)]
+        # The seat used last is warm, in memory and in cache: it is the first to be taken again.
+        self._idle: asyncio.LifoQueue[_Seat] = asyncio.LifoQueue()
+        for seat in self._seats:
+            self._idle.put_nowait(seat)
+
+    async def start(self) -> None:
+        """Start every worker; without it, each starts with its first job."""
+        await asyncio.gather(*(seat.worker.start() for seat in self._seats))
+
+    async def decode(self, data: bytes) -> Page:
+        """Return the page in `data`, after waiting for a free worker.
+
+        Raises the ServiceError that says what is wrong with the file. When cancelled, the worker is
+        killed and the next job gets a fresh one.
+        """
+        seat = await self._idle.get()
+        try:
+            await self._start(seat.worker)
+            return await self._decode_at(seat, data)
+        finally:
+            self._idle.put_nowait(seat)
+
+    async def stop(self) -> None:
+        """Kill the workers; decodings that run or wait raise ShuttingDown. Idempotent."""
+        self._stopped = True
+        await asyncio.gather(*(seat.worker.stop() for seat in self._seats))
+
+    async def _decode_at(self, seat: _Seat, data: bytes) -> Page:
+        limit = self._limits.decode_timeout
+        upload = seat.exchange.ship(data)
+        try:
+            return Page(*await seat.worker.call(decode_confined, upload, self._limits, timeout=limit))
+        except WorkerTimeout:
+            log.warning("decoder_killed", reason="timeout", seconds=limit, bytes=len(data))
+            raise DecodeTimeout(
+                f"Decoding the picture took longer than {limit:g} s and was given up. "
+                "Save it again as JPEG or PNG, or smaller."
+            ) from None
+        except WorkerCrashed as crash:
+            if self._stopped:
+                raise ShuttingDown from None
+            log.warning("decoder_killed", reason="crash", exitcode=crash.exitcode, bytes=len(data))
+            raise UnreadableImage(
+                "The picture crashed its decoder. Save it again as JPEG or PNG and send that."
+            ) from None
+        except WorkerJobFailed as failure:
+            log.error("decoder_failed", kind=failure.kind, trace=str(failure), bytes=len(data))
+            raise UnreadableImage from None
+
+    async def _start(self, worker: WorkerProcess) -> None:
+        """Start `worker` where it does not run; a failure here is the machine's, not the file's."""
+        try:
+            await worker.start()
+        except (WorkerCrashed, WorkerTimeout, WorkerJobFailed, OSError) as error:
+            if self._stopped:
+                raise ShuttingDown from None
+            log.error("decoder_not_started", kind=type(error).__name__, trace=str(error))
+            raise EngineNotReady(
+                "No decoder could be started for the picture. Send the request again after the time in Retry-After."
+            ) from None
+
+
+def _new_seat(name: str) -> _Seat:
+    exchange = Exchange()
+    return _Seat(WorkerProcess(name, prepare_process, (exchange,)), exchange)

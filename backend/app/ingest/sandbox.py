@@ -1,0 +1,76 @@
+"""What the decoder's worker processes run: `decode` under a memory limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows: time and pixels are limited there, memory is not
+    resource = None  # type: ignore[assignment]
+
+from app.exchange import Exchange, Shipped
+from app.ingest.decode import decode
+from app.ingest.limits import IngestLimits
+
+# Address space one decoding may add: see memory_allowance.
+_BYTES_PER_PIXEL = 32
+_COPIES_OF_UPLOAD = 3
+_FIXED_BYTES = 256 * 2**20
+
+_STATM = Path("/proc/self/statm")
+
+
+_exchange: Exchange | None = None
+
+
+def prepare_process(exchange: Exchange) -> None:
+    """Take the exchange that pages are handed over in; let a crash leave no core file with the document in it."""
+    global _exchange
+    _exchange = exchange
+    # libtiff writes a line per damaged row to standard error; what matters comes back through the pipe.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def decode_confined(data: bytes, limits: IngestLimits) -> tuple[Shipped, str]:
+    """Return the pixels of `decode(data, limits)`, to be shipped, and the source format.
+
+    A file that wants more memory than `memory_allowance` is refused.
+    """
+    assert _exchange is not None, "prepare_process runs first"
+    with address_space_limit(memory_allowance(len(data), limits)):
+        page = decode(data, limits)
+    return _exchange.ship(page.pixels), page.source_format
+
+
+def memory_allowance(upload_bytes: int, limits: IngestLimits) -> int:
+    """Return the bytes of address space that decoding one upload may add to the process.
+
+    Per pixel, measured over all formats: 25 at most, for JPEG 2000 with alpha in a single tile; 16 for
+    WebP, 10 for AVIF and HEIC, 7 for the others, of which 3 are the page and 4 Pillow's own copy.
+    Some decoders copy the upload. The fixed part is for small pictures, thread stacks and allocator arenas.
+    """
+    return _BYTES_PER_PIXEL * limits.max_pixels + _COPIES_OF_UPLOAD * upload_bytes + _FIXED_BYTES
+
+
+@contextlib.contextmanager
+def address_space_limit(allowance: int) -> Iterator[None]:
+    """Let the process map at most `allowance` bytes more than it has; past that, MemoryError. Linux only."""
+    if resource is None or not _STATM.exists():
+        yield
+        return
+    mapped = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = mapped + allowance
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
