@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from app.page import Page
 
@@ -28,7 +28,8 @@ class GenerationRequest:
 
     `prompt` is what the model sees after the picture. `mode` and `find_term` say the same to an
     engine that is not driven by prompts. `grounding` asks for boxes. `max_tokens` None means the
-    engine's own limit.
+    engine's own limit. `attempt` above 0 asks for the same page again, because the text of the
+    attempt before repeated itself without end: the engine reads it under other settings.
     """
 
     request_id: str
@@ -39,11 +40,15 @@ class GenerationRequest:
     resolution: Resolution
     find_term: str | None = None
     max_tokens: int | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one generation; None where the engine has no such thing."""
+    """Token counts of one generation; None where the engine has no such thing.
+
+    `prompt_tokens` counts the whole prompt, `image_tokens` the part of it that is the picture.
+    """
 
     prompt_tokens: int | None = None
     image_tokens: int | None = None
@@ -77,12 +82,14 @@ class Capabilities:
     """What an engine can do.
 
     `modes` are the names it accepts. `prompted` is True when the prompt, not the mode, drives it.
-    `concurrency` is how many generations it usefully runs side by side.
+    `concurrency` is how many generations it usefully runs side by side. `retries` is how many
+    further attempts at a page, after the first, it has settings for.
     """
 
     modes: frozenset[str]
     prompted: bool
     concurrency: int
+    retries: int = 0
 
 
 class EngineState(str, Enum):
@@ -136,4 +143,13 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Release everything, worker processes included; idempotent."""
+        ...
+
+
+@runtime_checkable
+class MeasuredEngine(Protocol):
+    """An engine with metrics of its own besides the service's."""
+
+    def render_metrics(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
         ...

@@ -1,0 +1,1 @@
+"""The CPU engine: RapidOCR in a worker process of its own."""

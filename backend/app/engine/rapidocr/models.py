@@ -1,0 +1,219 @@
+"""RapidOCR's detector and recogniser with the options this service uses; lives in the worker process.
+
+The only file that knows RapidOCR. It is imported when the models are loaded, never by the service.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.rapidocr.geometry import Placement, Points
+
+Picture = NDArray[np.uint8]
+"""Shape (height, width, 3)."""
+
+_MAX_SIDE = 2000
+_LONG_PAGE = 2.0
+_LONG_PAGE_PIXELS = 3_000_000
+_MAX_ASPECT = 8.0
+_MIN_SIDE = 256
+_WIDTH_STEP = 32
+_WIDTH_SPREAD = 96
+_BATCH = 6
+_MIN_WIDTH = 320
+_LINE_HEIGHT = 48
+_TALL = 1.5
+_LEAST_CONFIDENCE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Text lines found on a picture.
+
+    `crops` are the lines cut out, BGR, those of tall boxes turned a quarter counter-clockwise.
+    `quads` are their quadrilaterals in reading direction, in pixels of the picture as the detector
+    saw it; `tall` says which boxes are tall. `placement` maps them to the page, `read_size` is the
+    (width, height) that was read, None when that is the picture's own.
+    """
+
+    crops: list[Picture]
+    quads: list[Points]
+    tall: list[bool]
+    placement: Placement
+    read_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recognised line: its text, the mean confidence of its characters, and their bounds where asked for."""
+
+    text: str
+    confidence: float
+    bounds: tuple[float, ...] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether RapidOCR's own filter keeps it."""
+        return bool(self.text.strip()) and self.confidence >= _LEAST_CONFIDENCE
+
+
+class Models:
+    """The loaded models. `threads` 0 leaves the number to OpenVINO: all cores this process may use."""
+
+    def __init__(self, threads: int) -> None:
+        keep_openvino_quiet()
+        import cv2
+        import rapidocr
+        from rapidocr import EngineType
+        from rapidocr.main import RapidOCRError
+
+        self._cv2 = cv2
+        self._nothing_found = RapidOCRError
+        if threads:
+            cv2.setNumThreads(threads)
+        models = Path(rapidocr.__file__).parent / "models"
+        self._ocr: Any = rapidocr.RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.use_cls": False,
+                "EngineConfig.openvino.inference_num_threads": threads or -1,
+                "Det.engine_type": EngineType.OPENVINO,
+                "Rec.engine_type": EngineType.OPENVINO,
+                # Paths, because RapidOCR fetches a model that it finds by name and thinks damaged.
+                "Det.model_path": str(models / "PP-OCRv6_det_small.onnx"),
+                "Rec.model_path": str(models / "PP-OCRv6_rec_small.onnx"),
+            }
+        )
+
+    def warm_up(self) -> None:
+        """Run both models once on a blank page, which takes the first page's allocations off it."""
+        self.detect(np.full((1280, 960, 3), 255, np.uint8), 0)
+        self.recognise([np.full((_LINE_HEIGHT, width, 3), 255, np.uint8) for width in (320, 800) for _ in range(6)])
+
+    def detect(self, page: Picture, turns: int) -> Detection | None:
+        """Find the lines of a page that is first turned `turns` quarters counter-clockwise; None: no text."""
+        cv2 = self._cv2
+        turned = np.ascontiguousarray(np.rot90(page, turns))
+        height, width = turned.shape[:2]
+        framed, left, top = self._frame(turned)
+        self._ocr.max_side_len = _side_limit(framed)
+        resized, record = self._ocr.preprocess_img(self._shrink(framed, self._ocr.max_side_len))
+        scale_x, scale_y = resized.shape[1] / framed.shape[1], resized.shape[0] / framed.shape[0]
+        try:
+            crops, found = self._ocr.detect_and_crop(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), record)
+        except self._nothing_found:
+            return None
+        padding = record["padding_1"]
+        placement = Placement(
+            left * scale_x + padding["left"], top * scale_y + padding["top"], width * scale_x, height * scale_y, turns
+        )
+        quads = [np.asarray(box, np.float64) for box in found.boxes]
+        tall = [_is_tall(quad) for quad in quads]
+        unchanged = resized.shape == framed.shape
+        return Detection(
+            crops=list(crops),
+            # A tall box's crop was turned: it reads from the box's top right corner downwards.
+            quads=[quad[[1, 2, 3, 0]] if is_tall else quad for quad, is_tall in zip(quads, tall, strict=True)],
+            tall=tall,
+            placement=placement,
+            read_size=None if unchanged else (round(placement.width), round(placement.height)),
+        )
+
+    def recognise(self, crops: Sequence[Picture], with_bounds: bool = False) -> list[Reading]:
+        """Read lines that stand upright; `with_bounds` also finds where each character is."""
+        readings: dict[int, Reading] = {}
+        recogniser = self._ocr._load_rec_model()
+        self._ocr.return_word_box = with_bounds
+        for width, indices in _batches(crops):
+            recogniser.rec_image_shape = [3, _LINE_HEIGHT, width]
+            read = self._ocr.recognize_txt([crops[index] for index in indices])
+            for index, text, score, words in zip(indices, read.txts, read.scores, read.word_results, strict=True):
+                readings[index] = Reading(text, float(score), _bounds(text, words) if with_bounds else None)
+        return [readings[index] for index in range(len(crops))]
+
+    def _frame(self, picture: Picture) -> tuple[Picture, int, int]:
+        """Widen strips and tiny pictures with their border's colour; also the offsets x, y.
+
+        The detector enlarges the short side to 736 pixels: a strip of 30 x 2000 would become 36 million,
+        and the letters of a word cut out tightly too large to be seen as letters.
+        """
+        height, width = picture.shape[:2]
+        x = max(0, math.ceil((max(height / _MAX_ASPECT, _MIN_SIDE) - width) / 2))
+        y = max(0, math.ceil((max(width / _MAX_ASPECT, _MIN_SIDE) - height) / 2))
+        if x == y == 0:
+            return picture, 0, 0
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        colour = [float(value) for value in np.median(border, axis=0)]
+        framed = self._cv2.copyMakeBorder(picture, y, y, x, x, self._cv2.BORDER_CONSTANT, value=colour)
+        return np.asarray(framed, np.uint8), x, y
+
+    def _shrink(self, picture: Picture, limit: int) -> Picture:
+        """Shrink by area what is more than twice too large: RapidOCR's linear resize would skip pixels."""
+        height, width = picture.shape[:2]
+        factor = max(height, width) / limit
+        if factor <= 2.0:
+            return picture
+        size = [max(32, round(side / factor / 32) * 32) for side in (width, height)]
+        return np.asarray(self._cv2.resize(picture, size, interpolation=self._cv2.INTER_AREA), np.uint8)
+
+
+def keep_openvino_quiet() -> None:
+    """Keep OpenVINO's model converter out: importing it writes to the home directory and reports over the network."""
+    for name in ("openvino.tools.ovc", "openvino_telemetry"):
+        sys.modules[name] = None  # type: ignore[assignment]
+
+
+def _batches(crops: Sequence[Picture]) -> list[tuple[int, list[int]]]:
+    """Group lines of about the same width: (input width, indices).
+
+    RapidOCR pads every line of a batch to its widest, and the models prepare for each new width:
+    so widths are rounded up, and a batch ends where they differ by much. A few lines at a time then
+    cost no more than RapidOCR's batches of a whole page's lines sorted by width.
+    """
+    widths = [
+        max(_MIN_WIDTH, math.ceil(_LINE_HEIGHT * crop.shape[1] / crop.shape[0] / _WIDTH_STEP) * _WIDTH_STEP)
+        for crop in crops
+    ]
+    batches: list[tuple[int, list[int]]] = []
+    for index in sorted(range(len(crops)), key=lambda index: -widths[index]):
+        if batches and len(batches[-1][1]) < _BATCH and batches[-1][0] - widths[index] <= _WIDTH_SPREAD:
+            batches[-1][1].append(index)
+        else:
+            batches.append((widths[index], [index]))
+    return batches
+
+
+def _side_limit(picture: Picture) -> int:
+    """Return the longest side to read: RapidOCR's 2000 pixels, but for receipts and the like as many pixels in all."""
+    long, short = max(picture.shape[:2]), min(picture.shape[:2])
+    if long <= _LONG_PAGE * short:
+        return _MAX_SIDE
+    return int(math.sqrt(_LONG_PAGE_PIXELS * long / short))
+
+
+def _is_tall(quad: Points) -> bool:
+    """Say whether RapidOCR turns this box's crop; its own rule, on the same whole pixels."""
+    width = int(max(np.linalg.norm(quad[0] - quad[1]), np.linalg.norm(quad[2] - quad[3])))
+    height = int(max(np.linalg.norm(quad[0] - quad[3]), np.linalg.norm(quad[1] - quad[2])))
+    return height / width >= _TALL
+
+
+def _bounds(text: str, words: Any) -> tuple[float, ...]:
+    """Return the borders between characters, as fractions of the line, from the recogniser's time steps."""
+    columns: Iterable[int] = [column for word in words.word_cols for column in word]
+    inked = [index for index, letter in enumerate(text) if not letter.isspace()]
+    steps = max(float(words.line_txt_len), 1.0)
+    centres = [(column + 0.5) / steps for column in columns]
+    if len(centres) != len(inked) or not centres:
+        return tuple(index / max(1, len(text)) for index in range(len(text) + 1))
+    middles = np.interp(np.arange(len(text)), inked, np.maximum.accumulate(centres))
+    inner = (middles[1:] + middles[:-1]) / 2
+    return tuple(float(value) for value in np.clip([0.0, *inner, 1.0], 0.0, 1.0))
