@@ -1,0 +1,126 @@
+"""What the vLLM engine is told: its options, vLLM's own arguments and the sampling of each attempt.
+
+Pure: imports nothing of vLLM, so that a wrong value is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from app.errors import EngineStartError
+from app.vllm_models import ENGINE_ARGUMENTS
+from app.vllm_models.ngram_state import PUBLISHED, NgramRule
+
+NGRAM_PROCESSOR = "app.vllm_models.ngram:NoRepeatNgram"
+
+# Set before vLLM is imported; what the operator has set stays.
+ENVIRONMENT = {
+    # A fork would copy this process's threads, locks and listening socket into the engine core.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Model runner V2 (0.22 on) cannot load the n-gram rule's processor.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    # Pages are private, and many of these services see no other host.
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+# Engine arguments that ENGINE_ARGS may not change, and where their values come from.
+_OWN_SETTINGS = {
+    "model": "MODEL_PATH",
+    "tensor_parallel_size": "TENSOR_PARALLEL_SIZE",
+    "gpu_memory_utilization": "GPU_MEMORY_UTILIZATION",
+    "max_model_len": "MAX_MODEL_LEN",
+    "max_num_seqs": "MAX_NUM_SEQS",
+    "enforce_eager": "ENFORCE_EAGER",
+}
+_FIXED = frozenset({"hf_overrides", "logits_processors", "limit_mm_per_prompt"})
+
+# Widest window the rule takes: what passes the published 90 tokens repeats over a longer distance.
+_WIDE = 1024
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """Everything the operator can choose about the vLLM engine; the settings of the same names document it.
+
+    `engine_args` are further fields of vLLM's AsyncEngineArgs. `stall_seconds` is how long requests
+    may run without any output before the engine counts as hung; `visible_gpus` is CUDA_VISIBLE_DEVICES.
+    """
+
+    model_path: str = "deepseek-ai/DeepSeek-OCR"
+    use_modelscope: bool = False
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.75
+    max_model_len: int = 8192
+    max_num_seqs: int = 256
+    enforce_eager: bool = False
+    max_tiles: int = 6
+    ngram: NgramRule = PUBLISHED
+    loop_retries: int = 2
+    stall_seconds: float = 180.0
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    visible_gpus: str | None = None
+    log_level: str = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one attempt at a page is decoded."""
+
+    temperature: float
+    seed: int | None
+    ngram: NgramRule
+
+
+def sampling(options: VllmOptions, attempt: int) -> Sampling:
+    """Return the settings of an attempt; 0 is the first and the published one.
+
+    A loop that passes the published rule either has a unit longer than its window, which the second
+    attempt's window covers, or changes a little each time, which no window sees: the third attempt
+    bans shorter repeats and leaves the greedy path, by a seed, so that the same page gives the same text.
+    """
+    whitelist = options.ngram.whitelist
+    if attempt == 0:
+        return Sampling(0.0, None, options.ngram)
+    if attempt == 1:
+        return Sampling(0.0, None, NgramRule(20, _WIDE, whitelist))
+    return Sampling(0.2, attempt, NgramRule(12, _WIDE, whitelist))
+
+
+def engine_arguments(options: VllmOptions, folder: Path) -> dict[str, Any]:
+    """Return the arguments of vLLM's AsyncEngineArgs; raises EngineStartError for one ENGINE_ARGS may not set."""
+    for name in options.engine_args:
+        if name in _OWN_SETTINGS:
+            raise EngineStartError(f"ENGINE_ARGS must not hold '{name}'; set {_OWN_SETTINGS[name]} instead.")
+        if name in _FIXED:
+            raise EngineStartError(f"ENGINE_ARGS must not hold '{name}'; the service sets it itself.")
+    return {
+        **ENGINE_ARGUMENTS,
+        "model": str(folder),
+        "served_model_name": options.model_path,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_num_seqs,
+        # A whole Gundam page with its prompt fits into one step; vLLM's own default may be 2048.
+        "max_num_batched_tokens": max(8192, options.max_num_seqs),
+        "enforce_eager": options.enforce_eager,
+        "limit_mm_per_prompt": {"image": 1},
+        "logits_processors": [NGRAM_PROCESSOR],
+        **options.engine_args,
+    }
+
+
+def logging_config(options: VllmOptions) -> dict[str, Any]:
+    """Return a logging configuration that vLLM applies in each of its processes: the service's own lines."""
+    level = options.log_level.upper()
+    logger = {"level": level, "handlers": ["service"], "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"service": {"()": "app.logs.make_handler", "style": options.log_format}},
+        "loggers": {"vllm": logger, "app.vllm_models": logger, "app.vllm_compat": logger},
+    }

@@ -1,0 +1,276 @@
+"""The registered model inside the real vLLM, on the CPU, with the small checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from numpy.typing import NDArray
+
+from app.ocr.resolution import RESOLUTIONS
+from app.vllm_models import ENGINE_ARGUMENTS, encode_prompt
+from app.vllm_models.views import ViewOptions, placeholder_count, prepare_views
+
+pytestmark = pytest.mark.vllm
+
+MODES = {name: (mode.base_size, mode.image_size, mode.crop_mode) for name, mode in RESOLUTIONS.items()}
+PAGE_SIZE = (1684, 1190)
+in_module_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+def page(seed: int, height: int = PAGE_SIZE[0], width: int = PAGE_SIZE[1]) -> NDArray[np.uint8]:
+    """Return a page of grey blocks, different for each seed."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 32 + 1, width // 32 + 1, 3), np.uint8)
+    return np.ascontiguousarray(np.kron(blocks, np.ones((32, 32, 1), np.uint8))[:height, :width])
+
+
+def as_kwargs(name: str) -> dict[str, Any]:
+    """Return a published resolution as a request's options."""
+    return dict(zip(("base_size", "image_size", "crop_mode"), MODES[name], strict=True))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(small_checkpoint: Path, vllm_environment: dict[str, str]) -> AsyncIterator[Any]:
+    """vLLM's AsyncLLMEngine with the small checkpoint; float32, so that batching cannot change a token."""
+    from app import vllm_compat
+
+    arguments = vllm_compat.make_engine_args(
+        model=str(small_checkpoint), dtype="float32", enforce_eager=True, max_model_len=4096, **ENGINE_ARGUMENTS
+    )
+    running = vllm_compat.AsyncLLMEngine.from_engine_args(arguments)
+    yield running
+    vllm_compat.shutdown(running, timeout=5)
+
+
+async def ask(engine: Any, picture: Any, options: dict[str, Any] | None = None, **sampling: Any) -> Any:
+    """Return vLLM's last output for one request with `picture`, or a list of pictures."""
+    from app import vllm_compat
+
+    ask.count += 1
+    pictures = len(picture) if isinstance(picture, list) else 1
+    tokenizer = await vllm_compat.get_tokenizer(engine)
+    prompt = {
+        "prompt_token_ids": encode_prompt(tokenizer, "<image>" * pictures + "\nFree OCR.", pictures),
+        "multi_modal_data": {"image": picture},
+        **({"mm_processor_kwargs": options} if options else {}),
+    }
+    sampling = {"temperature": 0.0, "max_tokens": 12, "logprobs": 1, "skip_special_tokens": False} | sampling
+    outputs = engine.generate(prompt, vllm_compat.SamplingParams(**sampling), f"request-{ask.count}")
+    return [output async for output in outputs][-1]
+
+
+ask.count = 0
+
+
+def answer(output: Any) -> tuple[int, ...]:
+    return tuple(output.outputs[0].token_ids)
+
+
+def first_score(output: Any) -> float:
+    """Return the log-probability of the first token: it moves with anything the model sees."""
+    return float(output.outputs[0].logprobs[0][output.outputs[0].token_ids[0]].logprob)
+
+
+@in_module_loop
+@pytest.mark.parametrize("name", MODES)
+async def test_each_resolution_generates_with_its_number_of_image_tokens(engine: Any, name: str) -> None:
+    output = await ask(engine, page(0), as_kwargs(name))
+    image = 259
+    expected = placeholder_count(PAGE_SIZE[1], PAGE_SIZE[0], ViewOptions(*MODES[name]))
+    assert output.prompt_token_ids[: expected + 2] == [0, *[image] * expected, output.prompt_token_ids[expected + 1]]
+    assert output.prompt_token_ids.count(image) == expected
+    assert len(answer(output)) == 12 or output.outputs[0].finish_reason == "stop"
+
+
+@in_module_loop
+async def test_what_the_picture_shows_and_how_it_is_cut_changes_what_the_model_computes(engine: Any) -> None:
+    scores = [first_score(await ask(engine, page(seed), as_kwargs(name))) for seed in (0, 1) for name in MODES]
+    assert len({round(score, 4) for score in scores}) == len(scores)
+
+
+@in_module_loop
+async def test_ten_requests_at_once_with_mixed_resolutions_equal_the_same_requests_alone(engine: Any) -> None:
+    requests = [(page(seed), as_kwargs(name)) for seed in (0, 1) for name in MODES]
+    alone = [await ask(engine, picture, options) for picture, options in requests]
+    together = await asyncio.gather(*(ask(engine, picture, options) for picture, options in requests))
+    assert [answer(output) for output in together] == [answer(output) for output in alone]
+    assert [first_score(output) for output in together] == pytest.approx(
+        [first_score(output) for output in alone], abs=1e-3
+    )
+
+
+@in_module_loop
+@pytest.mark.parametrize("name", ["small", "gundam"])
+async def test_prepared_views_give_the_answer_of_the_picture_whatever_the_request_says(engine: Any, name: str) -> None:
+    expected = await ask(engine, page(2), as_kwargs(name))
+    views = prepare_views(page(2), ViewOptions(*MODES[name]))
+    for options in (None, as_kwargs("tiny")):
+        output = await ask(engine, views, options)
+        assert output.prompt_token_ids == expected.prompt_token_ids
+        assert answer(output) == answer(expected)
+        assert first_score(output) == pytest.approx(first_score(expected), abs=1e-4)
+
+
+@in_module_loop
+async def test_several_pictures_of_one_request_each_take_their_own_place(engine: Any) -> None:
+    large, small = page(0), page(1, 400, 300)
+    output = await ask(engine, [large, small])
+    assert output.prompt_token_ids.count(259) == 903 + 273
+    swapped = await ask(engine, [small, large])
+    assert swapped.prompt_token_ids == output.prompt_token_ids
+    assert first_score(swapped) != pytest.approx(first_score(output), abs=1e-4)
+
+
+@in_module_loop
+@pytest.mark.parametrize("options", [{"base_size": 1000}, {"zoom": 1}, {"max_tiles": 10}, {"crop_mode": "yes"}])
+async def test_wrong_options_fail_their_request_only(engine: Any, options: dict[str, Any]) -> None:
+    from app import vllm_compat
+
+    with pytest.raises(vllm_compat.REQUEST_ERRORS, match=f"'{next(iter(options))}'"):
+        await ask(engine, page(0), options)
+    assert not engine.errored
+    assert answer(await ask(engine, page(0), as_kwargs("tiny")))
+
+
+@in_module_loop
+async def test_a_request_longer_than_the_context_is_refused_before_the_engine_core(engine: Any) -> None:
+    from app import vllm_compat
+
+    with pytest.raises(vllm_compat.REQUEST_ERRORS, match="4096"):
+        await ask(engine, [page(0)] * 5)
+    assert not engine.errored
+
+
+@in_module_loop
+async def test_the_class_in_the_worker_is_ours(engine: Any) -> None:
+    config = engine.model_config
+    assert config.architectures == ["DeepseekOCRServiceForCausalLM"]
+    architecture = config.registry.resolve_model_cls(config.architectures, config)
+    assert architecture[0].__module__ == "app.vllm_models.deepseek_ocr"
+
+
+@pytest.fixture(scope="module")
+def bare_model(small_checkpoint: Path, vllm_environment: dict[str, str], tmp_path_factory: Any) -> Iterator[Any]:
+    """Our class in this process, without an engine: a function that builds it, not yet loaded."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import (
+        destroy_distributed_environment,
+        destroy_model_parallel,
+        init_distributed_environment,
+        initialize_model_parallel,
+    )
+
+    from app import vllm_compat
+    from app.vllm_models import register
+    from app.vllm_models.deepseek_ocr import DeepseekOCRForCausalLM
+
+    register()
+    arguments = vllm_compat.make_engine_args(model=str(small_checkpoint), dtype="float32", **ENGINE_ARGUMENTS)
+    config = arguments.create_engine_config()
+    store = tmp_path_factory.mktemp("store") / "file"
+    with set_current_vllm_config(config):
+        init_distributed_environment(1, 0, f"file://{store}", 0, "gloo")
+        initialize_model_parallel(1)
+
+    def build() -> Any:
+        config.compilation_config.static_forward_context.clear()
+        with set_current_vllm_config(config):
+            return DeepseekOCRForCausalLM(vllm_config=config)
+
+    yield build
+    destroy_model_parallel()
+    destroy_distributed_environment()
+    torch.set_default_dtype(torch.float32)
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model-00001-of-00001.safetensors")
+
+
+def test_the_published_names_fill_every_parameter(bare_model: Any, small_checkpoint: Path) -> None:
+    model, weights = bare_model(), read_weights(small_checkpoint)
+    assert model.load_weights(weights.items()) == {name for name, _ in model.named_parameters()}
+    assert model.encoder.image_newline.tolist() == weights["model.image_newline"].tolist()
+    embedding = model.language_model.model.embed_tokens.weight
+    assert embedding[5].tolist() == weights["model.embed_tokens.weight"][5].tolist()
+
+
+def test_a_checkpoint_with_faults_is_refused_and_the_faults_are_listed(bare_model: Any, small_checkpoint: Path) -> None:
+    from app.vllm_models.checkpoint import CheckpointError
+
+    weights = read_weights(small_checkpoint)
+    del weights["model.layers.1.mlp.experts.3.up_proj.weight"], weights["model.sam_model.neck.1.bias"]
+    weights["model.vision_model.post_layernorm.weight"] = weights["model.image_newline"]
+    weights["model.layers.9.input_layernorm.weight"] = weights["model.image_newline"]
+    weights["model.view_seperator"] = weights["model.view_seperator"][:7]
+    with pytest.raises(CheckpointError) as caught:
+        bare_model().load_weights(weights.items())
+    assert str(caught.value) == (
+        "This is not a complete DeepSeek-OCR checkpoint. "
+        "2 parameters are missing: model.layers.1.mlp.experts.3.up_proj.weight, model.sam_model.neck.1.bias. "
+        "2 parameters are unexpected: "
+        "model.layers.9.input_layernorm.weight, model.vision_model.post_layernorm.weight. "
+        "1 parameters are of the wrong shape: model.view_seperator (7,) instead of (128,)."
+    )
+
+
+def test_picture_embeddings_are_written_where_the_image_tokens_are(bare_model: Any, small_checkpoint: Path) -> None:
+    import torch
+
+    model, weights = bare_model(), read_weights(small_checkpoint)
+    model.load_weights(weights.items())
+    views = [
+        prepare_views(page(3, 200, 900), ViewOptions(256, 128, True)),
+        prepare_views(page(4, 90, 90), ViewOptions()),
+    ]
+    inputs = {
+        "global_view": [torch.from_numpy(view.global_view) for view in views],
+        "tiles": [torch.from_numpy(view.tiles) for view in views],
+        "grid": torch.tensor([view.grid for view in views]),
+    }
+    with torch.inference_mode():
+        pictures = model.embed_multimodal(**inputs)
+        assert [len(embeddings) for embeddings in pictures] == [view.placeholders for view in views]
+        ids = torch.tensor([0, *[259] * views[0].placeholders, 20, 30, *[259] * views[1].placeholders, 40])
+        mixed = model.embed_input_ids(ids, pictures, is_multimodal=ids == 259)
+    first, second = views[0].placeholders, views[1].placeholders
+    assert torch.equal(mixed[1 : 1 + first], pictures[0])
+    assert torch.equal(mixed[3 + first : 3 + first + second], pictures[1])
+    words = mixed[torch.tensor([0, 1 + first, 2 + first, len(ids) - 1])]
+    table = weights["model.embed_tokens.weight"].float()
+    assert torch.equal(words, table[torch.tensor([0, 20, 30, 40])])
+
+
+def test_the_prompt_needs_one_marker_for_each_picture(small_checkpoint: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small_checkpoint)
+    ids = encode_prompt(tokenizer, "<image>\nA")
+    assert (ids[:2], len(ids)) == ([0, 259], 4)
+    with pytest.raises(ValueError, match="holds 2 <image> markers for 1 picture"):
+        encode_prompt(tokenizer, "<image>\nWhat does <image> mean?")
+
+
+@pytest.mark.parametrize("version", ["0.25.9", "0.34.0", "1.0.0", "dev"])
+def test_a_release_outside_the_supported_range_is_refused_by_name(version: str) -> None:
+    from app import vllm_compat
+
+    with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
+        vllm_compat.check_supported(vllm_compat.parse_version(version), version)
+    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.26 to 0.33."
+    vllm_compat.check_supported(vllm_compat.parse_version("0.33.1.dev3+g123"), "")
+
+
+def test_an_engine_argument_that_vllm_does_not_have_is_named() -> None:
+    from app import vllm_compat
+
+    with pytest.raises(ValueError, match="has no engine argument swap_size, warp"):
+        vllm_compat.make_engine_args(model="x", warp=1, swap_size=2)

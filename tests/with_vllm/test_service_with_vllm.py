@@ -1,0 +1,260 @@
+"""The service with DeepSeek-OCR in the real vLLM on the CPU: one process, started as a person starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx_sse
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from app.engine.vllm_loading import CREATING, LOADED, REGISTERING
+from app.ocr.resolution import RESOLUTIONS
+from tests.process import Served, served
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+CONTEXT = 3072
+STALL = 15
+# Loading imports vLLM in two new processes: 25 s on two free cores, minutes on busy ones.
+RESTART = 400
+
+
+@pytest.fixture(scope="module")
+def service(
+    small_checkpoint: Path, vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A running service; float32, so that reading pages side by side cannot change a token."""
+    settings = {
+        **vllm_environment,
+        "inference_engine": "vllm_direct",
+        "model_path": small_checkpoint,
+        "max_model_len": CONTEXT,
+        "max_num_seqs": 16,
+        "enforce_eager": "true",
+        "engine_args": '{"dtype": "float32", "max_num_batched_tokens": 4096}',
+        "engine_stall_seconds": STALL,
+        "decode_workers": 1,
+        "log_format": "json",
+    }
+    with served(tmp_path_factory.mktemp("service") / "log", ready_timeout=RESTART, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(service: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service.url, timeout=120) as found:
+        yield found
+
+
+def picture(seed: int, width: int = 700, height: int = 900) -> dict[str, tuple[str, bytes]]:
+    """A page of coloured blocks, another for each seed, as a client uploads it."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 50, width // 50, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return {"image": (f"{seed}.png", buffer.getvalue())}
+
+
+def form(seed: int, **fields: Any) -> dict[str, Any]:
+    """A request of 24 tokens; its seed chooses the picture, and one of five resolutions."""
+    names = list(RESOLUTIONS)
+    return {"files": picture(seed), "data": {"resolution": names[seed % len(names)], "max_tokens": 24, **fields}}
+
+
+@pytest.fixture(scope="module")
+def long_page(service: Served) -> dict[str, Any]:
+    """A request whose text is long enough to be interrupted: the model writes at random, so it is looked for."""
+    for seed in range(20, 50):
+        request = {"files": picture(seed), "data": {"resolution": "tiny"}}
+        body = httpx.post(f"{service.url}/api/ocr", timeout=120, **request).json()
+        if body["usage"]["output_tokens"] > 600 and body["attempts"] == 1:
+            return request
+    raise AssertionError("no page of thirty has a long text")
+
+
+def metric(text: str, name: str) -> float:
+    """The sum of a metric's values over its labels."""
+    values = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+    assert values, f"/metrics has no {name}"
+    return sum(float(value) for value in values)
+
+
+async def running_requests(client: httpx.AsyncClient) -> float:
+    return metric((await client.get("/metrics")).text, "vllm:num_requests_running")
+
+
+def log_events(service: Served) -> list[str]:
+    """What the service has logged so far; lines of libraries that are no JSON are left out."""
+    events = []
+    for line in service.log.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            events.append(str(json.loads(line)["event"]))
+    return events
+
+
+async def test_start_logs_the_three_lines_operators_look_for(service: Served):
+    """In their order, in the service's own log."""
+    marks = [event for event in log_events(service) if event in (REGISTERING, CREATING, LOADED)]
+    assert marks == [REGISTERING, CREATING, LOADED]
+    assert REGISTERING.startswith("注册 DeepSeek-OCR 模型...")
+    assert CREATING.startswith("创建 AsyncLLMEngine...")
+    assert LOADED.startswith("vLLM Direct Engine 加载完成!")
+
+
+async def test_an_upload_is_read_and_its_counts_are_true(client: httpx.AsyncClient, small_checkpoint: Path):
+    """Image tokens are the published number for the resolution; the end is the token limit's."""
+    answer = await client.post("/api/ocr", **form(0))
+    body = answer.json()
+    assert answer.status_code == 200, body
+    assert body["usage"] == {"prompt_tokens": 73 + len("\nFree OCR.") + 1, "image_tokens": 73, "output_tokens": 24}
+    assert (body["finish_reason"], body["truncated"], body["attempts"]) == ("length", True, 1)
+    assert body["metadata"]["resolution"] == "tiny"
+    assert (body["metadata"]["engine"], body["metadata"]["model"]) == ("vllm_direct", str(small_checkpoint))
+    assert set(body["timing"]) == {"queue", "decode", "engine", "views", "first_token", "render", "total"}
+    assert "<｜end▁of▁sentence｜>" not in body["raw_text"]
+
+
+async def test_a_stream_gives_the_same_text_piece_by_piece(client: httpx.AsyncClient):
+    """Greedy decoding: the same page gives the same text, streamed or not."""
+    whole = (await client.post("/api/ocr", **form(1))).json()
+    async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **form(1, stream="true")) as source:
+        events = [(event.event, json.loads(event.data)) async for event in source.aiter_sse()]
+    assert {name for name, _ in events[:-1]} == {"delta"}
+    assert len(events) > 5
+    assert "".join(data["text"] for _, data in events[:-1]) == events[-1][1]["raw_text"] == whole["raw_text"]
+
+
+async def test_ten_uploads_at_once_read_as_each_does_alone(client: httpx.AsyncClient):
+    """Ten pages in five resolutions, all with one request id, which vLLM would take for one request."""
+    alone = [(await client.post("/api/ocr", **form(seed))).json() for seed in range(10)]
+    together = await asyncio.gather(
+        *(client.post("/api/ocr", headers={"X-Request-ID": "same"}, **form(seed)) for seed in range(10))
+    )
+    assert [answer.json()["raw_text"] for answer in together] == [body["raw_text"] for body in alone]
+    assert [answer.json()["usage"] for answer in together] == [body["usage"] for body in alone]
+    assert len({body["raw_text"] for body in alone}) > 5
+
+
+async def test_a_client_that_goes_away_aborts_its_generation(client: httpx.AsyncClient, long_page: dict[str, Any]):
+    """Within a second, by vLLM's own count of running requests."""
+    request = {"files": long_page["files"], "data": {**long_page["data"], "stream": "true"}}
+    async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **request) as source:
+        async for _ in source.aiter_sse():
+            break
+        assert await running_requests(client) == 1
+        before = metric((await client.get("/metrics")).text, "vllm:generation_tokens_total")
+    left = time.monotonic()
+    while await running_requests(client):
+        assert time.monotonic() - left < 1, "vLLM still runs the request of a client that has gone"
+        await asyncio.sleep(0.02)
+    written = metric((await client.get("/metrics")).text, "vllm:generation_tokens_total") - before
+    assert written < 500
+
+
+async def test_vllms_metrics_stand_beside_the_services(client: httpx.AsyncClient):
+    """One page for Prometheus, no name twice."""
+    text = (await client.get("/metrics")).text
+    assert metric(text, "ocr_engine_ready") == 1
+    assert metric(text, "vllm:prompt_tokens_total") > 0
+    names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"mode": "freeform", "prompt": "w" * CONTEXT}, "context_too_long", f"more than the {CONTEXT} this service"),
+        ({"mode": "freeform", "prompt": "Read <image> twice."}, "invalid_parameter", "must not contain '<image>'"),
+        ({"resolution": "", "base_size": "2048", "image_size": "1024"}, "invalid_parameter", "is too large"),
+        ({"max_tokens": "0"}, "invalid_parameter", "max_tokens"),
+    ],
+)
+async def test_what_the_engine_cannot_take_is_refused_before_it(
+    client: httpx.AsyncClient, fields: dict[str, str], code: str, words: str
+):
+    """A 422 with the figures, and the engine core goes on."""
+    answer = await client.post("/api/ocr", **form(0, **fields))
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert words in answer.json()["detail"]
+    assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_the_context_bounds_the_output(client: httpx.AsyncClient):
+    """A prompt that leaves room for five tokens gets at most five."""
+    prompt = "w" * (CONTEXT - 73 - len("\n") - 1 - 5)
+    body = (await client.post("/api/ocr", **form(0, mode="freeform", prompt=prompt, max_tokens="24"))).json()
+    assert (body["usage"]["prompt_tokens"], body["usage"]["output_tokens"]) == (CONTEXT - 5, 5)
+    assert body["truncated"] is True
+
+
+async def test_a_killed_engine_core_costs_its_requests_and_comes_back(
+    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
+):
+    """Waiting requests get 503 at once, probes see it, and the same process serves again, with the same text."""
+    whole = (await client.post("/api/ocr", **form(2))).json()
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    core = next(process for process in family if "EngineCore" in " ".join(process.cmdline()))
+    workers = core.children(recursive=True)
+    waiting = asyncio.ensure_future(client.post("/api/ocr", **long_page))
+    while not await running_requests(client):
+        await asyncio.sleep(0.02)
+    core.kill()
+    killed = time.monotonic()
+    answer = await waiting
+    assert time.monotonic() - killed < 2
+    assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
+    assert answer.headers["retry-after"] == "5"
+    assert (await client.get("/readyz")).status_code == 503
+    slowest = 0.0
+    while (await client.get("/readyz")).status_code != 200:
+        assert time.monotonic() - killed < RESTART, "the engine did not come back"
+        asked = time.monotonic()
+        assert (await client.get("/livez")).status_code == 200
+        slowest = max(slowest, time.monotonic() - asked)
+        await asyncio.sleep(0.05)
+    assert slowest < 5
+    again = (await client.post("/api/ocr", **form(2))).json()
+    assert again["raw_text"] == whole["raw_text"]
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert metric((await client.get("/metrics")).text, "vllm:prompt_tokens_total") > 0
+
+
+async def test_a_hung_engine_core_is_noticed_and_replaced(
+    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
+):
+    """A stopped process neither answers nor dies: after ENGINE_STALL_SECONDS it counts as failed, and is killed."""
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    core = next(process for process in family if "EngineCore" in " ".join(process.cmdline()))
+    waiting = asyncio.ensure_future(client.post("/api/ocr", **long_page))
+    while not await running_requests(client):
+        await asyncio.sleep(0.02)
+    core.suspend()
+    hung = time.monotonic()
+    answer = await waiting
+    assert STALL <= time.monotonic() - hung < STALL + 5
+    assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
+    while (await client.get("/readyz")).status_code != 200:
+        assert time.monotonic() - hung < RESTART, "the engine did not come back"
+        await asyncio.sleep(0.1)
+    assert not core.is_running()
+    assert (await client.post("/api/ocr", **form(0))).status_code == 200
+
+
+async def test_the_service_leaves_no_process_behind(service: Served):
+    """SIGTERM ends all of them, in order: exit code 0. Keep this test last."""
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    assert any("EngineCore" in " ".join(process.cmdline()) for process in family)
+    service.process.terminate()
+    assert await asyncio.to_thread(service.process.wait, 60) == 0
+    assert not psutil.wait_procs(family, timeout=5)[1]
