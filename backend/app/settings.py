@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+JsonObject = Annotated[dict[str, Any], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -17,8 +20,8 @@ class Settings(BaseSettings):
         env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
     )
 
-    inference_engine: Literal["auto", "rapidocr", "fake"] = "auto"
-    """Which engine reads the pages. `auto` takes rapidocr, the CPU engine; `fake` returns fixed text for trying out clients."""
+    inference_engine: Literal["auto", "vllm_direct", "rapidocr", "fake"] = "auto"
+    """Which engine reads the pages. `auto` takes vllm_direct where vLLM is installed and an NVIDIA GPU is present, else rapidocr, the CPU engine; `fake` returns fixed text for trying out clients."""
 
     api_host: str = "0.0.0.0"
     """Address to listen on."""
@@ -68,6 +71,48 @@ class Settings(BaseSettings):
     rapidocr_threads: int = Field(0, ge=0)
     """CPU threads of the rapidocr engine. 0: all cores this process may use."""
 
+    model_path: str = "deepseek-ai/DeepSeek-OCR"
+    """vllm_direct: the DeepSeek-OCR model, as a folder or as a name on the Hugging Face hub. A name that is not in the hub's cache is downloaded at the first start."""
+
+    vllm_use_modelscope: bool = False
+    """vllm_direct: download the model from ModelScope instead of the Hugging Face hub. Needs the package modelscope."""
+
+    tensor_parallel_size: int = Field(1, ge=1)
+    """vllm_direct: how many GPUs hold the model together."""
+
+    gpu_memory_utilization: float = Field(0.75, gt=0, le=1)
+    """vllm_direct: share of each GPU's memory that vLLM takes, for weights and KV cache together."""
+
+    max_model_len: int = Field(8192, ge=256)
+    """vllm_direct: most tokens of one request: picture, prompt and output together. The model was trained for 8192."""
+
+    max_num_seqs: int = Field(256, ge=1)
+    """vllm_direct: most pages read side by side. MAX_QUEUE bounds them too."""
+
+    max_tiles: int = Field(6, ge=2, le=9)
+    """vllm_direct: most tiles a page is cut into in crop mode."""
+
+    enforce_eager: bool = False
+    """vllm_direct: run without compiled graphs. Starts faster, reads slower."""
+
+    no_repeat_ngram_size: int = Field(30, ge=0, le=1024)
+    """vllm_direct: a run of this many tokens is not written twice within NO_REPEAT_WINDOW tokens; it keeps the model from repeating itself without end. 0 turns the rule off."""
+
+    no_repeat_window: int = Field(90, ge=1, le=1024)
+    """vllm_direct: over how many tokens NO_REPEAT_NGRAM_SIZE looks back; not smaller than it."""
+
+    loop_retries: int = Field(2, ge=0, le=2)
+    """vllm_direct: how many more times a page is read, under other settings, when its text repeats itself without end all the same."""
+
+    engine_stall_seconds: float = Field(180, gt=0)
+    """vllm_direct: when pages are being read and none gets any text for this long, the engine counts as hung and is restarted."""
+
+    engine_args: JsonObject = {}
+    """vllm_direct: further engine arguments of vLLM as one JSON object, for example `{"kv_cache_dtype": "fp8"}`. The names are the fields of AsyncEngineArgs."""
+
+    vllm_use_v1: bool = True
+    """Accepted for old environment files; has no effect, because vLLM has no other engine any more."""
+
     base_size: int = Field(1024, gt=0)
     """Side in pixels of the global view when a request names no resolution."""
 
@@ -84,6 +129,25 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _json_object(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise ValueError('write one JSON object, for example {"kv_cache_dtype": "fp8"}')
+        return parsed
+
+    @model_validator(mode="after")
+    def _window_holds_ngram(self) -> Settings:
+        if self.no_repeat_window < self.no_repeat_ngram_size:
+            raise ValueError("NO_REPEAT_WINDOW must not be smaller than NO_REPEAT_NGRAM_SIZE")
+        return self
+
     @field_validator("api_key_hashes")
     @classmethod
     def _hex_digests(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,3 +155,8 @@ class Settings(BaseSettings):
             if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
                 raise ValueError("each API key hash is 64 hexadecimal digits; `make api-key` prints one")
         return tuple(digest.lower() for digest in value)
+
+
+def visible_gpus() -> str | None:
+    """Return CUDA_VISIBLE_DEVICES, which CUDA itself reads; None where it is unset and all GPUs are visible."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

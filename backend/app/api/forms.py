@@ -1,0 +1,92 @@
+"""The form of `POST /api/ocr`: fields, defaults and how they become options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Form, Request
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from app.errors import InvalidParameter, UnsupportedMediaType
+from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, find_mode
+from app.ocr.resolution import resolve_resolution
+from app.ocr.service import RecogniseOptions
+from app.settings import Settings
+
+LONGEST_PROMPT = 20_000
+LONGEST_TERM = 500
+MOST_TOKENS = 1_000_000
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul_character", "NUL character")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+
+
+def require_multipart(request: Request) -> None:
+    """Refuse a body that is not a form before anyone wonders why its fields are missing."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ("multipart/form-data", "application/x-www-form-urlencoded", ""):
+        raise UnsupportedMediaType(
+            "Send the picture as multipart/form-data in the field 'image', as in: curl -F image=@page.png."
+        )
+
+
+def ocr_options(
+    request: Request,
+    mode: Annotated[
+        Text, Form(max_length=100, description="What to do; GET /api/modes lists the modes.")
+    ] = "plain_ocr",
+    prompt: Annotated[Text, Form(max_length=LONGEST_PROMPT, description="Your prompt, in mode freeform.")] = "",
+    grounding: Annotated[bool, Form(description="Ask for boxes.")] = False,
+    include_caption: Annotated[bool, Form(description="Ask for a sentence that describes the picture.")] = False,
+    find_term: Annotated[
+        Text | None,
+        Form(max_length=LONGEST_TERM, description=f"What find_ref looks for; '{DEFAULT_FIND_TERM}' if empty."),
+    ] = None,
+    json_schema: Annotated[
+        Text | None,
+        Form(alias="schema", max_length=LONGEST_PROMPT, description="The JSON that kv_json fills; '{}' if empty."),
+    ] = None,
+    base_size: Annotated[int | None, Form(description="Side of the global view in pixels; 1024 if empty.")] = None,
+    image_size: Annotated[int | None, Form(description="Side of a tile in pixels; 640 if empty.")] = None,
+    crop_mode: Annotated[bool | None, Form(description="Cut large pages into tiles too; true if empty.")] = None,
+    test_compress: Annotated[bool, Form(description="Accepted for old clients; has no effect.")] = False,
+    resolution: Annotated[
+        Text | None,
+        Form(
+            max_length=100,
+            description="tiny, small, base, large or gundam, in place of base_size, image_size and crop_mode.",
+        ),
+    ] = None,
+    max_tokens: Annotated[int | None, Form(ge=1, le=MOST_TOKENS, description="Most tokens of output.")] = None,
+) -> RecogniseOptions:
+    """Return the options of a request; raises InvalidParameter for what is not known."""
+    settings: Settings = request.app.state.settings
+    find_mode(mode)
+    term = (find_term or "").strip() or DEFAULT_FIND_TERM
+    if "<|" in term:
+        raise InvalidParameter("Field 'find_term' must not contain '<|', which marks the model's own tags.")
+    return RecogniseOptions(
+        mode=mode,
+        prompt=prompt.strip(),
+        grounding=grounding,
+        include_caption=include_caption,
+        find_term=term,
+        schema=(json_schema or "").strip() or DEFAULT_SCHEMA,
+        resolution=resolve_resolution(
+            resolution,
+            settings.base_size if base_size is None else base_size,
+            settings.image_size if image_size is None else image_size,
+            settings.crop_mode if crop_mode is None else crop_mode,
+        ),
+        max_tokens=max_tokens,
+    )
+
+
+OcrOptions = Annotated[RecogniseOptions, Depends(ocr_options)]

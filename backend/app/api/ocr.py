@@ -1,0 +1,171 @@
+"""`POST /api/ocr` and what goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive
+
+from app.api.forms import OcrOptions, require_multipart
+from app.api.problems import Problem, problem
+from app.api.reader import ReadPage
+from app.api.schemas import ModeJson, ModesResponse, OcrResponse
+from app.errors import ClientGone, InternalError, ServiceError
+from app.ocr.modes import MODES, prompt_template
+from app.ocr.resolution import RESOLUTIONS
+from app.ocr.service import RecogniseOptions, Restart
+
+log = structlog.get_logger()
+router = APIRouter(prefix="/api", tags=["ocr"])
+T = TypeVar("T")
+
+# A comment line on an idle stream, before proxies' usual 60 s run out.
+PING_SECONDS = 15
+
+_REASONS = {
+    400: "The body could not be parsed.",
+    401: "An API key is needed.",
+    408: "The upload stalled.",
+    413: "The upload, its pixels or its frames are over a limit.",
+    415: "Not a file type that is read.",
+    422: "A field or the picture is not acceptable.",
+    429: "Too many requests are waiting; see Retry-After.",
+    503: "The engine is not ready or failed; see Retry-After.",
+    504: "Reading the page took too long.",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": reason, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    for status, reason in _REASONS.items()
+}
+
+
+@router.post(
+    "/ocr",
+    response_model=OcrResponse,
+    dependencies=[Depends(require_multipart)],
+    responses={
+        **PROBLEMS,
+        200: {
+            "description": "The page; with stream=true server-sent events: `delta` with raw text as it is read, "
+            "`restart` when all text so far repeated itself without end and the page is read again, then `result` "
+            "with this JSON, or `error` with a problem.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+    },
+)
+async def read_picture(
+    request: Request,
+    image: Annotated[
+        UploadFile, File(description="The picture: JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC.")
+    ],
+    options: OcrOptions,
+    stream: Annotated[bool, Form(description="Answer with server-sent events while the page is being read.")] = False,
+) -> Response:
+    """Read one picture."""
+    if stream:
+        return await _stream(request, image, options)
+    state = request.app.state
+    page = await until_disconnect(request.receive, state.reader.read(image.read, options, request.state.request_id))
+    return Response(_answer(request, page, options).model_dump_json(), media_type="application/json")
+
+
+@router.get("/modes", responses={401: PROBLEMS[401]})
+async def list_modes(request: Request) -> ModesResponse:
+    """Say what this service can do and with which prompts."""
+    engine = request.app.state.engine
+    able = engine.capabilities()
+    return ModesResponse(
+        engine=engine.name,
+        model=engine.model,
+        prompted=able.prompted,
+        modes=[
+            ModeJson(
+                name=mode.name,
+                summary=mode.summary,
+                available=mode.name in able.modes,
+                grounding=mode.grounded,
+                prompt=prompt_template(mode),
+            )
+            for mode in MODES.values()
+        ],
+        resolutions={
+            name: {"base_size": it.base_size, "image_size": it.image_size, "crop_mode": it.crop_mode}
+            for name, it in RESOLUTIONS.items()
+        },
+    )
+
+
+async def until_disconnect(receive: Receive, work: Awaitable[T]) -> T:
+    """Return the result of `work`; when the client goes away first, cancel it and raise ClientGone."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for pending in (task, watcher):
+            pending.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(request: Request, image: UploadFile, options: RecogniseOptions) -> Response:
+    """Answer with events; what fails before the first text still gets its own HTTP status."""
+    parts = request.app.state.reader.stream(image.read, options, request.state.request_id)
+    request.state.until_sent.push_async_callback(parts.aclose)
+    first = await until_disconnect(request.receive, anext(parts))
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        part: str | Restart | ReadPage = first
+        try:
+            while not isinstance(part, ReadPage):
+                yield _progress_event(part)
+                part = await anext(parts)
+            yield ServerSentEvent(event="result", data=_answer(request, part, options).model_dump_json())
+        except ServiceError as error:
+            yield _error_event(error, request)
+        except Exception:
+            log.exception("request_failed", path=request.url.path)
+            yield _error_event(InternalError(), request)
+
+    return EventSourceResponse(events(), ping=PING_SECONDS, headers={"X-Accel-Buffering": "no"})
+
+
+def _progress_event(part: str | Restart) -> ServerSentEvent:
+    if isinstance(part, Restart):
+        return ServerSentEvent(event="restart", data=json.dumps({"attempt": part.attempt}))
+    return ServerSentEvent(event="delta", data=json.dumps({"text": part}, ensure_ascii=False))
+
+
+def _error_event(error: ServiceError, request: Request) -> ServerSentEvent:
+    return ServerSentEvent(event="error", data=json.dumps(problem(error, request.scope), ensure_ascii=False))
+
+
+def _answer(request: Request, page: ReadPage, options: RecogniseOptions) -> OcrResponse:
+    state = request.app.state
+    state.metrics.observe_page(page.recognition, page.timing_ms)
+    recognition = page.recognition
+    log.info(
+        "page_recognised",
+        mode=recognition.mode,
+        characters=len(recognition.text),
+        boxes=len(recognition.boxes),
+        finish=recognition.finish.reason,
+        looped=recognition.looped,
+        attempts=recognition.attempts,
+        ms=round(page.timing_ms["total"], 1),
+    )
+    return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id)

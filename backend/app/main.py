@@ -1,0 +1,132 @@
+"""The application: settings, one engine and the layers between, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import structlog
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+
+from app import __version__
+from app.api import ocr, status
+from app.api.context import RequestContext
+from app.api.gate import MEGABYTE, Admission, Gate
+from app.api.metrics import Metrics
+from app.api.problems import install_handlers
+from app.api.reader import PageReader
+from app.engine.base import Engine
+from app.engine.fake import FakeEngine
+from app.engine.hardware import cuda_device_present
+from app.engine.rapidocr.engine import RapidOcrEngine
+from app.engine.supervisor import EngineSupervisor
+from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_loading import vllm_version
+from app.engine.vllm_options import VllmOptions
+from app.ingest.decoder import Decoder
+from app.ingest.limits import IngestLimits
+from app.ocr.modes import MODES
+from app.settings import Settings, visible_gpus
+from app.vllm_models.ngram_state import NgramRule
+
+log = structlog.get_logger()
+
+
+def build_engine(settings: Settings) -> Engine:
+    """Return the engine the settings choose; nothing of it is loaded yet."""
+    chosen = choose_engine(settings)
+    if chosen == "fake":
+        return FakeEngine(frozenset(MODES))
+    if chosen == "vllm_direct":
+        return VllmDirectEngine(vllm_options(settings), frozenset(MODES))
+    return RapidOcrEngine(threads=settings.rapidocr_threads)
+
+
+def choose_engine(settings: Settings) -> str:
+    """Return the name of the engine to run; `auto` is decided without importing vLLM or PyTorch."""
+    if settings.inference_engine != "auto":
+        return settings.inference_engine
+    return "vllm_direct" if vllm_version() is not None and cuda_device_present(visible_gpus()) else "rapidocr"
+
+
+def vllm_options(settings: Settings) -> VllmOptions:
+    """Return what the settings say about the vLLM engine."""
+    return VllmOptions(
+        model_path=settings.model_path,
+        use_modelscope=settings.vllm_use_modelscope,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        enforce_eager=settings.enforce_eager,
+        max_tiles=settings.max_tiles,
+        ngram=NgramRule(settings.no_repeat_ngram_size, settings.no_repeat_window),
+        loop_retries=settings.loop_retries,
+        stall_seconds=settings.engine_stall_seconds,
+        engine_args=settings.engine_args,
+        visible_gpus=visible_gpus(),
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """Return the service; `engine` takes the place of the one the settings choose."""
+    settings = settings or Settings()
+    engine = engine or build_engine(settings)
+    workers = settings.decode_workers or max(1, min(8, (os.cpu_count() or 1) // 2))
+    limits = IngestLimits(settings.max_image_pixels, settings.max_image_frames, settings.decode_timeout_seconds)
+    decoder = Decoder(limits, workers)
+    supervisor = EngineSupervisor(engine)
+    admission = Admission(settings.max_queue)
+    metrics = Metrics(lambda: admission.depth, lambda: supervisor.refusal() is None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("service_started", engine=engine.name, version=__version__)
+        await supervisor.start()
+        await decoder.start()
+        yield
+        await decoder.stop()
+        await supervisor.stop()
+        log.info("service_stopped")
+
+    # The documentation page brings its own scripts: many of these services see no other host.
+    app = FastAPIOffline(
+        title="DeepSeek-OCR service",
+        summary="Pages in, text and boxes out.",
+        redoc_url=None,
+        version=__version__,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.supervisor = supervisor
+    app.state.metrics = metrics
+    app.state.reader = PageReader(engine, decoder, decode_ahead=workers, timeout=settings.request_timeout_seconds)
+    app.include_router(status.router)
+    app.include_router(ocr.router)
+    install_handlers(app)
+    app.add_middleware(
+        Gate,
+        key_hashes=settings.api_key_hashes,
+        refusal=supervisor.refusal,
+        admission=admission,
+        max_body_bytes=int(settings.max_upload_size_mb * MEGABYTE),
+        upload_timeout=settings.upload_timeout_seconds,
+    )
+    if settings.cors_origins:
+        every = "*" in settings.cors_origins
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=["*"] if every else list(settings.cors_origins),
+            allow_credentials=not every,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

@@ -1,0 +1,79 @@
+"""What only a real connection shows: disconnects, live streams, slow uploads, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx_sse
+import pytest
+
+from tests.engines import SlowEngine
+from tests.serving import png, serving_on_port, upload
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_a_client_that_goes_away_aborts_its_generation(stream):
+    """Within a second, so that nobody's abandoned pages hold up the others."""
+    engine = SlowEngine(pause=0.05, words=1000)
+    async with serving_on_port(engine) as client:
+        task = asyncio.create_task(client.post("/api/ocr", files=upload(), data={"stream": stream}))
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        task.cancel()
+        gone = time.monotonic()
+        while engine.running and time.monotonic() - gone < 5:
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - gone < 5
+    assert (engine.running, engine.aborted) == (0, 1)
+
+
+async def test_text_arrives_while_the_page_is_being_read():
+    """The first words are there long before the last."""
+    async with serving_on_port(SlowEngine(pause=0.1, words=8)) as client:
+        arrived = []
+        async with httpx_sse.aconnect_sse(
+            client, "POST", "/api/ocr", files=upload(), data={"stream": "true"}
+        ) as source:
+            assert source.response.headers["content-type"].startswith("text/event-stream")
+            async for event in source.aiter_sse():
+                arrived.append((time.monotonic(), event))
+    assert [event.event for _, event in arrived] == ["delta"] * 8 + ["result"]
+    assert arrived[-1][0] - arrived[0][0] > 0.5
+    assert json.loads(arrived[0][1].data) == {"text": "word0 "}
+
+
+async def test_a_stalled_upload_is_given_up():
+    """408 after the silence allowed, and the place in the queue is free again."""
+    async with serving_on_port(upload_timeout_seconds=0.3, max_queue=1) as client:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(
+            b"POST /api/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+        writer.close()
+        assert head == b"HTTP/1.1 408 Request Timeout\r\n"
+        assert (await client.post("/api/ocr", files=upload())).status_code == 200
+
+
+async def test_a_large_refused_upload_still_gets_its_answer():
+    """The client hears 413, not a broken connection in the middle of sending."""
+    async with serving_on_port(max_upload_size_mb=0.1) as client:
+        answer = await client.post("/api/ocr", files=upload(b"x" * 20_000_000))
+    assert (answer.status_code, answer.json()["code"]) == (413, "upload_too_large")
+
+
+async def test_shutdown_finishes_what_was_accepted():
+    """Queued pages included."""
+    engine = SlowEngine(pause=0.05, words=4)
+    async with serving_on_port(engine) as client:
+        accepted = [asyncio.create_task(client.post("/api/ocr", files=upload(png(30, 30 + i)))) for i in range(3)]
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+    answers = [await task for task in accepted]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert sorted(answer.json()["image_dims"]["h"] for answer in answers) == [30, 31, 32]
