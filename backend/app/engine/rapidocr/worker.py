@@ -18,8 +18,8 @@ from app.exchange import Exchange
 if TYPE_CHECKING:
     from app.engine.rapidocr.models import Detection, Models, Picture, Reading
 
-_AHEAD = 12
-"""Lines recognised at a time: text leaves in small steps, and the models still work in batches."""
+_FIRST_LINES = 12
+"""Lines recognised at first, twice as many each time after: text leaves early, and larger batches cost less."""
 
 _exchange: Exchange | None = None
 _models: Models | None = None
@@ -56,6 +56,7 @@ class Lines:
         self._detection = detection
         self._waiting = list(order)
         self._with_bounds = with_bounds
+        self._ahead = _FIRST_LINES
         self._read: dict[int, Reading] = {}
 
     def add(self, readings: dict[int, Reading]) -> None:
@@ -66,7 +67,8 @@ class Lines:
     def line(self, index: int) -> output.Line | None:
         """Return a line, None when nothing legible is there."""
         while index not in self._read:
-            ahead, self._waiting = self._waiting[:_AHEAD], self._waiting[_AHEAD:]
+            ahead, self._waiting = self._waiting[: self._ahead], self._waiting[self._ahead :]
+            self._ahead *= 2
             readings = self._models.recognise([self._detection.crops[item] for item in ahead], self._with_bounds)
             self._read.update(zip(ahead, readings, strict=True))
         reading = self._read[index]
