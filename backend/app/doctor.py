@@ -137,13 +137,12 @@ def _library(report: Report, options: VllmOptions) -> None:
     finally:
         logging.disable(logging.NOTSET)
     import torch
-    from vllm.platforms import current_platform
 
     report.torch, report.cuda = torch.__version__, torch.version.cuda
-    report.device = current_platform.device_type or "no device"
+    report.device = compat.current_platform.device_type or "no device"
     report.ships_own_class = "DeepseekOCRForCausalLM" in compat.ModelRegistry.get_supported_archs()
     report.choices += [Choice(what, why) for what, why in compat.choices()]
-    if not current_platform.device_type:
+    if not compat.current_platform.device_type:
         raise EngineStartError("vLLM finds no GPU that it can use. Check nvidia-smi, and the container's GPU access.")
     known = compat.AsyncEngineArgs.__dataclass_fields__
     if unknown := sorted(set(engine_arguments(options, Path())) - set(known)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -57,6 +58,7 @@ from vllm.multimodal.processing import (  # noqa: E402
     PromptReplacement,
     PromptUpdate,
 )
+from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: E402
 from vllm.sequence import IntermediateTensors  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
@@ -90,6 +92,7 @@ __all__ = [
     "abort",
     "check_supported",
     "choices",
+    "current_platform",
     "get_tokenizer",
     "init_vllm_registered_model",
     "language_part",
@@ -167,12 +170,12 @@ def processor_defaults(info: BaseProcessingInfo) -> Mapping[str, object]:
     return info.ctx.get_mm_config().mm_processor_kwargs or {}
 
 
-class _PictureHook:
+class _PictureHook(ABC):
     """What a subclass writes, whatever vLLM calls it: `process_pictures`."""
 
+    @abstractmethod
     def process_pictures(self, pictures: Sequence[Any], options: Mapping[str, object]) -> dict[str, Any]:
         """Return the model's inputs for `pictures`, under the names of the fields config."""
-        raise NotImplementedError
 
 
 class _PicturesOnly(_PictureHook, BaseMultiModalProcessor):
