@@ -243,11 +243,8 @@ def write_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
-def write_checkpoint(folder: Path, size: str, seed: int) -> None:
-    """Write the whole model folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = make_config(size)
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+def write_processor(folder: Path) -> None:
+    """Write processor_config.json, as published."""
     processor = {
         "processor_class": "DeepseekVLV2Processor",
         "candidate_resolutions": [[1024, 1024]],
@@ -264,6 +261,14 @@ def write_checkpoint(folder: Path, size: str, seed: int) -> None:
         "sft_format": "deepseek",
     }
     (folder / "processor_config.json").write_text(json.dumps(processor, ensure_ascii=False), encoding="utf-8")
+
+
+def write_checkpoint(folder: Path, size: str, seed: int) -> None:
+    """Write the whole model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = make_config(size)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    write_processor(folder)
     write_tokenizer(folder, published_tokenizer() if size == "full" else byte_tokenizer())
     write_weights(folder, config, seed)
 
