@@ -50,13 +50,13 @@ def tag(numbers: str, label: str = "Total") -> str:
 
 
 def grows_linearly(work: Callable[[str], object], piece: str, size: int) -> bool:
-    """Whether `work` on twice as much output takes about twice as long.
+    """Whether `work` on four times as much output takes about four times as long.
 
-    Quadratic time would be four times as long, at every try. A busy machine can make one try look so
+    Quadratic time would be sixteen times as long, at every try. A busy machine can make one try look so
     (its caches are shared), so it takes three of three to say no.
     """
-    short, long = (piece * (length // len(piece)) for length in (size, 2 * size))
-    return any(_cpu_seconds(work, long) < 3.2 * _cpu_seconds(work, short) + 0.05 for _ in range(3))
+    short, long = (piece * (length // len(piece)) for length in (size // 2, 2 * size))
+    return any(_cpu_seconds(work, long) < 9 * _cpu_seconds(work, short) + 0.05 for _ in range(3))
 
 
 def _cpu_seconds(work: Callable[[str], object], text: str) -> float:
