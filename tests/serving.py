@@ -55,7 +55,13 @@ async def serving_on_port(engine: Engine | None = None, **settings: Any) -> Asyn
     """A client of the application behind uvicorn on a loopback port; stopping it drains as SIGTERM does."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     port = listener.getsockname()[1]
-    config = uvicorn.Config(create_app(make_settings(**settings), engine), log_config=None, access_log=False)
+    made = make_settings(**settings)
+    config = uvicorn.Config(
+        create_app(made, engine),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=made.shutdown_timeout_seconds,
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:

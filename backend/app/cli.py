@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import secrets
@@ -55,7 +56,7 @@ def serve() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_timeout_seconds),
+        timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
     )
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -98,8 +99,11 @@ def _settings() -> Settings:
         return Settings()
     except ValidationError as error:
         for fault in error.errors():
-            name = "_".join(map(str, fault["loc"])).upper()
-            sys.stderr.write(f"deepseek-ocr: setting {name}: {fault['msg']}\n")
+            name = f"setting {str(fault['loc'][0]).upper()}" if fault["loc"] else "settings"
+            sys.stderr.write(f"deepseek-ocr: {name}: {fault['msg'].removeprefix('Value error, ')}\n")
+        raise SystemExit(2) from None
+    except UnicodeDecodeError:
+        sys.stderr.write("deepseek-ocr: the file .env is not UTF-8 text. Save it as UTF-8.\n")
         raise SystemExit(2) from None
 
 
@@ -108,7 +112,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        sys.stderr.write(
-            f"deepseek-ocr: cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}. Set API_PORT to a free port.\n"
-        )
+        number = error.errno or 0  # not one of errno's when the name was not found
+        reason = os.strerror(number) if number in errno.errorcode else "No such address"
+        of_port = number in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "API_PORT to another port" if of_port else "API_HOST to an address of this machine"
+        sys.stderr.write(f"deepseek-ocr: cannot listen on {host} port {port}: {reason}. Set {remedy}.\n")
         raise SystemExit(2) from None

@@ -10,10 +10,11 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
 
 from app import __version__
 from app.api import ocr, status
-from app.api.context import RequestContext
+from app.api.context import LastResort, RequestContext
 from app.api.gate import MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
 from app.api.problems import install_handlers
@@ -87,11 +88,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.info("service_started", engine=engine.name, version=__version__)
-        await supervisor.start()
-        await decoder.start()
-        yield
-        await decoder.stop()
-        await supervisor.stop()
+        async with contextlib.AsyncExitStack() as running:
+            running.push_async_callback(supervisor.stop)
+            await supervisor.start()
+            running.push_async_callback(decoder.stop)
+            await decoder.start()
+            yield
         log.info("service_stopped")
 
     # The documentation page brings its own scripts: many of these services see no other host.
@@ -118,6 +120,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         max_body_bytes=int(settings.max_upload_size_mb * MEGABYTE),
         upload_timeout=settings.upload_timeout_seconds,
     )
+    app.add_middleware(LastResort)
     if settings.cors_origins:
         every = "*" in settings.cors_origins
         app.add_middleware(
@@ -128,5 +131,6 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(RequestContext, metrics=metrics)
+    paths = frozenset(route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path)
+    app.add_middleware(RequestContext, metrics=metrics, paths=paths)
     return app

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.ocr.resolution import LARGEST_SIDE, SMALLEST_SIDE, TOKEN_SIDE
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 JsonObject = Annotated[dict[str, Any], NoDecode]
 
@@ -17,7 +19,12 @@ class Settings(BaseSettings):
     """Every setting of the service, read from the environment and `.env`; names are case-insensitive."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     inference_engine: Literal["auto", "vllm_direct", "rapidocr", "fake"] = "auto"
@@ -45,7 +52,7 @@ class Settings(BaseSettings):
     """Largest request body in megabytes (1,000,000 bytes); a larger one is answered 413 while it streams in."""
 
     upload_timeout_seconds: float = Field(60, gt=0)
-    """Longest silence during an upload before it is answered 408."""
+    """Longest silence during an upload before it is answered 408; over this time on top, uploads must average 2 kB/s."""
 
     max_image_pixels: int = Field(100_000_000, gt=0)
     """Most pixels (width times height) of a picture; checked before any of them is decoded."""
@@ -65,8 +72,8 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(300, gt=0)
     """Longest time from the end of an upload to its answer; after it the answer is 504."""
 
-    shutdown_timeout_seconds: float = Field(120, ge=0)
-    """Longest time a stopping service takes to finish the requests it has accepted."""
+    shutdown_timeout_seconds: int = Field(120, ge=0)
+    """Longest time in whole seconds a stopping service takes to finish the requests it has accepted; the others are answered 503."""
 
     rapidocr_threads: int = Field(0, ge=0)
     """CPU threads of the rapidocr engine. 0: all cores this process may use."""
@@ -113,11 +120,11 @@ class Settings(BaseSettings):
     vllm_use_v1: bool = True
     """Accepted for old environment files; has no effect, because vLLM has no other engine any more."""
 
-    base_size: int = Field(1024, gt=0)
-    """Side in pixels of the global view when a request names no resolution."""
+    base_size: int = Field(1024, ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=TOKEN_SIDE)
+    """Side in pixels of the global view when a request names no resolution: a multiple of 64 from 64 to 2048."""
 
-    image_size: int = Field(640, gt=0)
-    """Side in pixels of a tile when a request names no resolution."""
+    image_size: int = Field(640, ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=TOKEN_SIDE)
+    """Side in pixels of a tile when a request names no resolution; the same multiples."""
 
     crop_mode: bool = True
     """Whether large pages are also cut into tiles when a request names no resolution."""

@@ -12,6 +12,7 @@ import pytest
 from app.api.gate import hash_api_key
 from app.cli import main
 from app.main import create_app
+from tests.engines import BuggyEngine
 from tests.serving import make_settings, serving, upload
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,23 @@ async def test_named_origins_may_call_with_credentials_and_read_refusals():
     assert "access-control-allow-origin" not in other.headers
 
 
+async def test_a_browser_may_read_that_we_failed():
+    """Our own faults carry the headers as well."""
+    async with serving(BuggyEngine(), cors_origins="https://app.example") as client:
+        answer = await client.post("/api/ocr", files=upload(), headers={"Origin": "https://app.example"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert answer.headers["x-request-id"]
+
+
+async def test_refusals_at_the_gate_count_for_their_route():
+    """401, 413, 429 and 503 come before there is a route."""
+    async with serving(max_upload_size_mb=0.00001) as client:
+        await client.post("/api/ocr", files=upload())
+        text = (await client.get("/metrics")).text
+    assert 'ocr_http_requests_total{method="POST",route="/api/ocr",status="413"} 1.0' in text
+
+
 async def test_every_origin_never_goes_with_credentials():
     """`*` with credentials would let any site act for a logged-in person."""
     async with serving(cors_origins="*") as client:
@@ -59,7 +77,7 @@ async def test_the_index_tells_a_program_where_everything_is():
 
 
 async def test_metrics_do_not_grow_with_what_strangers_ask_for():
-    """Unknown addresses and methods share one label."""
+    """Unknown addresses share one label."""
     async with serving() as client:
         for number in range(50):
             await client.get(f"/nowhere/{number}")
@@ -80,20 +98,43 @@ def test_a_new_api_key_fits_its_hash(capsys):
     ("variable", "value", "said"),
     [
         ("API_PORT", "high", "setting API_PORT: "),
+        (
+            "API_HOST",
+            "no.such.host.invalid",
+            "cannot listen on no.such.host.invalid port 8001: No such address. Set API_HOST ",
+        ),
+        ("BASE_SIZE", "1000", "setting BASE_SIZE: "),
+        ("MAX_UPLOAD_SIZE_MB", "inf", "setting MAX_UPLOAD_SIZE_MB: "),
+        ("NO_REPEAT_WINDOW", "10", "settings: NO_REPEAT_WINDOW must not be smaller than NO_REPEAT_NGRAM_SIZE"),
         ("INFERENCE_ENGINE", "tesseract", "setting INFERENCE_ENGINE: "),
         ("API_KEY_HASHES", "secret", "setting API_KEY_HASHES: "),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(variable, value, said):
     """No traceback for a typing mistake."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "app", "serve"],
-        env={"PYTHONPATH": str(ROOT / "backend"), "PATH": "", variable: value},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    ended = _serve(ROOT, {variable: value})
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"deepseek-ocr: {said}")
     assert "Traceback" not in ended.stderr
     assert "secret" not in ended.stderr
+
+
+def test_an_environment_file_in_another_encoding_is_refused_in_one_line(tmp_path):
+    """Editors of Chinese Windows save comments as GBK."""
+    (tmp_path / ".env").write_bytes("# 端口\nAPI_PORT=8001\n".encode("gbk"))
+    ended = _serve(tmp_path, {})
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "deepseek-ocr: the file .env is not UTF-8 text. Save it as UTF-8.\n",
+    )
+
+
+def _serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT / "backend"), "PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )

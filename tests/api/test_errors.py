@@ -84,6 +84,33 @@ async def test_bodies_that_are_not_forms_are_refused():
     assert unbounded[:2] == (400, "malformed_request")
 
 
+@pytest.mark.parametrize("charset", ["punycode", "unicode_escape", "utf-7", "no-such", "a\x01b"])
+async def test_charsets_that_block_or_break_are_refused(charset):
+    """Python decodes punycode in quadratic time, and unicode_escape to what no answer can be written with."""
+    body = b'--x\r\nContent-Disposition: form-data; name="mode"\r\n\r\n\\ud800\r\n--x--\r\n'
+    async with serving() as client:
+        kind = f"multipart/form-data; boundary=x; charset={charset}"
+        status, code, detail = await refusal(client, files=None, content=body, headers={"content-type": kind})
+        utf8 = await refusal(
+            client,
+            files=None,
+            content=body,
+            headers={"content-type": 'multipart/form-data; charset="UTF8"; boundary=x'},
+        )
+    assert (status, code) == (415, "unsupported_media_type")
+    assert detail == "Send the fields of the form as UTF-8, and leave 'charset' out of Content-Type."
+    assert utf8[:2] == (422, "invalid_parameter")
+
+
+async def test_more_than_one_picture_is_refused():
+    """Reading one of them and dropping the others would look like success; a thousand would fill the memory."""
+    async with serving() as client:
+        two = await refusal(client, files=[("image", ("a", png())), ("image", ("b", png()))])
+        many = await refusal(client, files=[(f"other{number}", ("a", png())) for number in range(9)])
+    assert two == (422, "invalid_parameter", "Field 'image' was sent 2 times. Send one picture in each request.")
+    assert many[:2] == (400, "malformed_request")
+
+
 async def test_unknown_addresses_and_methods_answer_in_the_same_format():
     """Not only /api/ocr."""
     async with serving() as client:

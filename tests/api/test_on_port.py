@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import httpx_sse
 import pytest
 
-from tests.engines import SlowEngine
+from app.api import ocr
+from app.engine.base import Chunk, Finish
+from tests.engines import ScriptedEngine, SlowEngine
 from tests.serving import png, serving_on_port, upload
 
 
@@ -59,6 +62,24 @@ async def test_a_stalled_upload_is_given_up():
         assert (await client.post("/api/ocr", files=upload())).status_code == 200
 
 
+async def test_an_upload_that_drips_is_given_up():
+    """A byte now and then is no silence, but would hold a place for hours."""
+    async with serving_on_port(upload_timeout_seconds=0.5, max_queue=1) as client:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(
+            b"POST /api/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+        for _ in range(50):
+            if answer.done():
+                break
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(answer, 1) == b"HTTP/1.1 408 Request Timeout\r\n"
+        writer.close()
+
+
 async def test_a_large_refused_upload_still_gets_its_answer():
     """The client hears 413, not a broken connection in the middle of sending."""
     async with serving_on_port(max_upload_size_mb=0.1) as client:
@@ -77,3 +98,61 @@ async def test_shutdown_finishes_what_was_accepted():
     answers = [await task for task in accepted]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert sorted(answer.json()["image_dims"]["h"] for answer in answers) == [30, 31, 32]
+
+
+async def test_shutdown_finishes_a_stream_that_has_begun():
+    """sse_starlette alone would cut it half a second after the signal."""
+    engine = SlowEngine(pause=0.2, words=8)
+
+    async def read(client):
+        request = {"files": upload(), "data": {"stream": "true"}}
+        async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **request) as source:
+            return [event.event async for event in source.aiter_sse()]
+
+    async with serving_on_port(engine) as client:
+        events = asyncio.create_task(read(client))
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+    assert await events == ["delta"] * 8 + ["result"]
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_what_a_shutdown_cannot_finish_in_time_is_told_so(stream):
+    """A problem like any other, where uvicorn alone answers 500 in plain text."""
+    engine = SlowEngine(pause=60, words=1)
+    async with serving_on_port(engine, shutdown_timeout_seconds=1) as client:
+        accepted = asyncio.create_task(client.post("/api/ocr", files=upload(), data={"stream": stream}))
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+    answer = await accepted
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "shutting_down", "10")
+    assert (engine.running, engine.aborted) == (0, 1)
+
+
+async def test_a_client_that_does_not_read_its_stream_loses_its_place(monkeypatch):
+    """The engine would wait for it as long as it holds the connection."""
+    monkeypatch.setattr(ocr, "SEND_SECONDS", 0.5)
+    engine = VerboseEngine()
+    async with serving_on_port(engine) as client:
+        sleeper = socket.socket()
+        sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with sleeper:
+            sleeper.connect((client.base_url.host, client.base_url.port))
+            request = client.build_request("POST", "/api/ocr", files=upload(), data={"stream": "true"})
+            head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+            sleeper.sendall(f"POST /api/ocr HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+            sent = time.monotonic()
+            while engine.aborted == 0 and time.monotonic() - sent < 10:
+                await asyncio.sleep(0.01)
+            metrics = (await client.get("/metrics")).text
+    assert (engine.running, engine.aborted) == (0, 1)
+    assert 'ocr_errors_total{code="client_gone"} 1.0' in metrics
+
+
+class VerboseEngine(ScriptedEngine):
+    """Says 30 MB, more than the buffers between a client and the service hold."""
+
+    async def script(self, request):
+        for _ in range(10_000):
+            yield Chunk("x" * 3_000)
+        yield Chunk("", Finish("stop"))

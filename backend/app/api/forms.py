@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import codecs
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
-from fastapi import Depends, Form, Request
+from fastapi import Depends, Form, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
+from python_multipart.multipart import parse_options_header
 
 from app.errors import InvalidParameter, UnsupportedMediaType
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, find_mode
@@ -18,6 +22,12 @@ LONGEST_PROMPT = 20_000
 LONGEST_TERM = 500
 MOST_TOKENS = 1_000_000
 
+# Starlette keeps each file's first megabyte and each text field whole in memory, and takes a thousand of both.
+MOST_FILES, MOST_FIELDS = 8, 64
+
+# Python has codecs that take quadratic time, or make characters no answer can be written with.
+_CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1"})
+
 
 def _no_nul(value: str) -> str:
     if "\x00" in value:
@@ -28,13 +38,39 @@ def _no_nul(value: str) -> str:
 Text = Annotated[str, AfterValidator(_no_nul)]
 
 
-def require_multipart(request: Request) -> None:
+class FormRoute(APIRoute):
+    """A route whose form is checked and bounded before its body is parsed, which FastAPI has no option for."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, called with a request of ours."""
+        handle = super().get_route_handler()
+
+        async def handle_form(request: Request) -> Response:
+            return await handle(_FormRequest(request.scope, request.receive))
+
+        return handle_form
+
+
+class _FormRequest(Request):
+    def form(self, **limits: Any) -> Any:
+        _require_form(self.headers.get("content-type", ""))
+        return super().form(max_files=MOST_FILES, max_fields=MOST_FIELDS)
+
+
+def _require_form(content_type: str) -> None:
     """Refuse a body that is not a form before anyone wonders why its fields are missing."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in ("multipart/form-data", "application/x-www-form-urlencoded", ""):
+    media_type, parameters = parse_options_header(content_type)
+    if media_type not in (b"multipart/form-data", b"application/x-www-form-urlencoded", b""):
         raise UnsupportedMediaType(
             "Send the picture as multipart/form-data in the field 'image', as in: curl -F image=@page.png."
         )
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(charset).name in _CHARSETS
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise UnsupportedMediaType("Send the fields of the form as UTF-8, and leave 'charset' out of Content-Type.")
 
 
 def ocr_options(

@@ -21,6 +21,9 @@ from app.errors import (
 )
 
 MEGABYTE = 1_000_000
+# Bytes a second, on average. An upload slower than this would hold its place for hours without ever falling silent;
+# the slowest mobile connections are five times as fast.
+SLOWEST_UPLOAD = 2_000
 
 
 class Admission:
@@ -113,13 +116,16 @@ class Gate:
     def _limited(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
         received = 0
         complete = False
+        started = asyncio.get_running_loop().time()
 
         async def limited() -> Message:
             nonlocal received, complete
             if complete:
                 return await receive()
+            late = started + self._upload_timeout + received / SLOWEST_UPLOAD
+            left = late - asyncio.get_running_loop().time()
             try:
-                message = await asyncio.wait_for(receive(), self._upload_timeout)
+                message = await asyncio.wait_for(receive(), min(self._upload_timeout, left))
             except asyncio.TimeoutError:
                 raise UploadTimeout from None
             if message["type"] == "http.request":

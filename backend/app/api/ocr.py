@@ -8,26 +8,32 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 from starlette.types import Receive
 
-from app.api.forms import OcrOptions, require_multipart
+from app.api.forms import FormRoute, OcrOptions
 from app.api.problems import Problem, problem
 from app.api.reader import ReadPage
 from app.api.schemas import ModeJson, ModesResponse, OcrResponse
-from app.errors import ClientGone, InternalError, ServiceError
+from app.errors import ClientGone, InternalError, InvalidParameter, ServiceError
 from app.ocr.modes import MODES, prompt_template
 from app.ocr.resolution import RESOLUTIONS
 from app.ocr.service import RecogniseOptions, Restart
 
 log = structlog.get_logger()
-router = APIRouter(prefix="/api", tags=["ocr"])
+router = APIRouter(prefix="/api", tags=["ocr"], route_class=FormRoute)
 T = TypeVar("T")
 
 # A comment line on an idle stream, before proxies' usual 60 s run out.
 PING_SECONDS = 15
+# A client that stops reading its stream holds a place at the engine: it is dropped after this long.
+SEND_SECONDS = 30
+
+# Unasked, sse_starlette cuts every stream when the service is told to stop; ours are to be finished.
+AppStatus.enable_automatic_graceful_drain = False
 
 _REASONS = {
     400: "The body could not be parsed.",
@@ -49,7 +55,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/ocr",
     response_model=OcrResponse,
-    dependencies=[Depends(require_multipart)],
     responses={
         **PROBLEMS,
         200: {
@@ -69,6 +74,8 @@ async def read_picture(
     stream: Annotated[bool, Form(description="Answer with server-sent events while the page is being read.")] = False,
 ) -> Response:
     """Read one picture."""
+    if (count := len((await request.form()).getlist("image"))) > 1:
+        raise InvalidParameter(f"Field 'image' was sent {count} times. Send one picture in each request.")
     if stream:
         return await _stream(request, image, options)
     state = request.app.state
@@ -141,7 +148,7 @@ async def _stream(request: Request, image: UploadFile, options: RecogniseOptions
             log.exception("request_failed", path=request.url.path)
             yield _error_event(InternalError(), request)
 
-    return EventSourceResponse(events(), ping=PING_SECONDS, headers={"X-Accel-Buffering": "no"})
+    return EventSourceResponse(events(), ping=PING_SECONDS, send_timeout=SEND_SECONDS)
 
 
 def _progress_event(part: str | Restart) -> ServerSentEvent:

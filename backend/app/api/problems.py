@@ -9,7 +9,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
@@ -29,10 +29,6 @@ log = structlog.get_logger()
 
 class Problem(BaseModel):
     """RFC 9457 problem details; `detail` is one sentence for a person, `code` is stable for programs."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"required": ["type", "title", "status", "code", "detail", "request_id"]}
-    )
 
     type: str = Field(description="A URN that names the kind of error.")
     title: str = Field(description="The kind of error in a few words.")
@@ -106,7 +102,6 @@ def _translate(error: HTTPException) -> ServiceError:
 
 _SENTENCES = {
     "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
     "int_type": "must be a whole number",
     "int_parsing_size": "must be a smaller number",
     "bool_parsing": "must be true or false",
