@@ -1,6 +1,6 @@
 """Character error rate over rendered pages, through the HTTP API or through the engine alone.
 
-python -m benchmarks.accuracy --url http://127.0.0.1:8001 --pages 20
+python -m benchmarks.accuracy --pages 20
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import httpx
 import numpy as np
 
 from benchmarks.pages import FontsMissing, RenderedPage, character_errors, render_pages
+from benchmarks.service import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,9 +62,13 @@ def summarise(results: list[Result]) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def over_http(url: str) -> AsyncIterator[Read]:
-    """Give a reader that posts each page to a running service."""
-    async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
+async def over_http(url: str | None) -> AsyncIterator[Read]:
+    """Give a reader that posts each page to the service at `url`, or to one started for it."""
+    async with AsyncExitStack() as stack:
+        if url is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            url = stack.enter_context(served(folder / "service.log", inference_engine="rapidocr")).url
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=300, trust_env=False))
 
         async def read(image: Image.Image) -> str:
             file = io.BytesIO()
@@ -124,7 +130,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Character error rate over rendered pages; exit status 1 above 2 %.")
-    parser.add_argument("--url", default="http://127.0.0.1:8001", help="the running service")
+    parser.add_argument("--url", help="a running service (default: start one)")
     parser.add_argument("--engine", action="store_true", help="run the RapidOCR engine in process instead")
     parser.add_argument("--pages", type=int, default=20, help="half of them Latin, half Chinese")
     parser.add_argument("--seed", type=int, default=1)

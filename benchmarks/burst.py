@@ -25,7 +25,7 @@ import httpx
 import psutil
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.process import served
+from benchmarks.service import served
 
 NUMBER_STEP = 7919  # a prime: neighbouring pages carry numbers that look nothing alike
 
@@ -47,9 +47,9 @@ def page_code(number: int) -> str:
     return f"{100_000 + number * NUMBER_STEP % 900_000}"
 
 
-async def send(client: httpx.AsyncClient, number: int) -> tuple[int, str, bool]:
+async def send(client: httpx.AsyncClient, number: int, page: bytes) -> tuple[int, str, bool]:
     """Return the status, the error code and whether the answer is what it should be."""
-    answer = await client.post("/api/ocr", files={"image": ("page.jpg", render_page(number))})
+    answer = await client.post("/api/ocr", files={"image": ("page.jpg", page)})
     if answer.status_code == 200:
         return 200, "", page_code(number) in answer.json()["text"]
     return (
@@ -80,13 +80,14 @@ async def watch_memory(pid: int, samples: list[float]) -> None:
 async def burst(url: str, uploads: int, pid: int | None) -> dict[str, object]:
     """Send all uploads at once and return what happened."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await send(client, 0)  # the engine's first page pays for its own warm-up
+    pages = [render_page(number) for number in range(uploads)]
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
+        await send(client, 0, render_page(0))  # the engine's first page pays for its own warm-up
         before = memory_mb(pid) if pid else None
         samples: list[float] = []
         watcher = asyncio.create_task(watch_memory(pid, samples)) if pid else None
         started = time.perf_counter()
-        results = await asyncio.gather(*(send(client, number) for number in range(uploads)))
+        results = await asyncio.gather(*(send(client, number, page) for number, page in enumerate(pages)))
         seconds = time.perf_counter() - started
         if watcher:
             watcher.cancel()

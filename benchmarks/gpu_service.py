@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.pages import render_page
 from benchmarks.parity import write_plugin
-from tests.process import served
+from benchmarks.service import served
 
 ROOT = Path(__file__).parents[1]
 

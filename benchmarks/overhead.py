@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -22,10 +18,9 @@ from typing import Any
 import httpx
 
 from benchmarks.pages import FontsMissing, render_pages
+from benchmarks.service import served
 
-BACKEND = Path(__file__).resolve().parent.parent / "backend"
 LIMIT = 1.05
-_START_TIMEOUT = 60.0
 
 
 def bare_reader() -> Callable[[Path], Any]:
@@ -43,43 +38,6 @@ def bare_reader() -> Callable[[Path], Any]:
             "Rec.engine_type": EngineType.OPENVINO,
         }
     )
-
-
-@contextmanager
-def service() -> Iterator[str]:
-    """Run the service on a free port of the loopback interface and wait until it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "PYTHONPATH": str(BACKEND),
-        "API_HOST": "127.0.0.1",
-        "API_PORT": str(port),
-        "INFERENCE_ENGINE": "rapidocr",
-        "LOG_LEVEL": "warning",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"The service ended with status {process.returncode} before it was ready.")
-        try:
-            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"The service was not ready within {_START_TIMEOUT:.0f} seconds.")
 
 
 def post(client: httpx.Client, path: Path) -> None:
@@ -120,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.url:
             rows = compare(paths, arguments.url, arguments.rounds)
         else:
-            with service() as url:
-                rows = compare(paths, url, arguments.rounds)
+            with served(Path(folder) / "service.log", inference_engine="rapidocr") as service:
+                rows = compare(paths, service.url, arguments.rounds)
     ratios = [row["ratio"] for row in rows]
     report = {"median": median(ratios), "mean": sum(row["api"] for row in rows) / sum(row["bare"] for row in rows)}
     for row in rows:

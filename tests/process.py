@@ -1,70 +1,11 @@
-"""The service as a process of its own, as a person starts it."""
+"""The project's folder, and the service as a process of its own, as a person starts it."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+from benchmarks.service import Served, served
+
+__all__ = ["ROOT", "Served", "served"]
 
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass
-class Served:
-    """A running service: its address, its process, and where its log goes."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
-@contextlib.contextmanager
-def served(log: Path, ready_timeout: float = 60.0, **settings: object) -> Iterator[Served]:
-    """Start `deepseek-ocr serve` on a free port, wait until it is ready, and stop it with SIGTERM."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": os.environ.get("HOME", "/tmp"),
-        "PYTHONPATH": str(ROOT / "backend"),
-        "API_HOST": "127.0.0.1",
-        "API_PORT": str(port),
-        **{name.upper(): str(value) for name, value in settings.items()},
-    }
-    with log.open("wb") as sink:
-        # Another folder than the project's, so that no `.env` of the developer's is read.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], cwd=log.parent, env=environment, stdout=sink, stderr=sink
-        )
-        try:
-            service = Served(f"http://127.0.0.1:{port}", process, log)
-            _wait_ready(service, ready_timeout)
-            yield service
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-
-
-def _wait_ready(service: Served, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if service.process.poll() is not None:
-            raise AssertionError(f"the service ended at once:\n{service.log.read_text()}")
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"the service was not ready within {timeout} s:\n{service.log.read_text()}")

@@ -73,7 +73,7 @@ class WorkerProcess:
         self._initargs = initargs
         self._start_timeout = start_timeout
         # A fork of a process that holds threads and locks may deadlock; the fork server holds neither.
-        self._context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        self._context = multiprocessing.get_context("forkserver")
         self._process: Any = None
         self._pipe: Connection | None = None
         self._lifeline: Connection | None = None
@@ -181,7 +181,7 @@ class WorkerProcess:
         self._kill()
         pipe, far_pipe = self._context.Pipe()
         far_lifeline, lifeline = self._context.Pipe(duplex=False)
-        process = self._context.Process(  # type: ignore[attr-defined]
+        process = self._context.Process(
             target=_serve,
             args=(far_pipe, far_lifeline, self._initializer, self._initargs),
             name=self.name,

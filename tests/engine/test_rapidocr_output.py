@@ -82,6 +82,16 @@ def test_markdown_writes_tables_as_html_with_their_empty_cells() -> None:
     ]
 
 
+def test_markdown_writes_a_form_as_lines() -> None:
+    """Names that end in a colon make no table, unless one row has none."""
+    rows = [(0, 0, "Date:"), (200, 0, "4 May"), (0, 30, "客户："), (200, 30, "Anna")]
+    assert "".join(output.markdown(sheet(*rows))) == (
+        "<|ref|>text<|/ref|><|det|>[[0,0,250,50]]<|/det|>\nDate:\t4 May\n客户：\tAnna"
+    )
+    table = "".join(output.markdown(sheet(*rows, (0, 60, "Total"), (200, 60, "7"))))
+    assert table.startswith("<|ref|>table<|/ref|>")
+
+
 def test_text_on_the_page_cannot_fake_a_tag() -> None:
     """Tag-like strings are broken up in every mode, also where joining two lines would make one."""
     page = sheet(

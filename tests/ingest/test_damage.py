@@ -137,6 +137,13 @@ def test_garbage_behind_a_picture_does_not_matter(name: str) -> None:
         assert np.array_equal(decode(SAMPLES[name] + garbage, LIMITS).pixels, whole.pixels)
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc4", b"\xff\xda", b"\xff\xd9"])
+def test_fill_bytes_before_a_marker_of_a_jpeg_do_not_matter(marker: bytes) -> None:
+    data = SAMPLES["JPEG exif"]
+    at = data.rindex(marker)
+    assert np.array_equal(decode(data[:at] + b"\xff\xff" + data[at:], LIMITS).pixels, decode(data, LIMITS).pixels)
+
+
 def test_garbage_between_the_segments_of_a_jpeg_does_not_matter() -> None:
     data = SAMPLES["JPEG progressive"]
     at = data.index(b"\xff\xdb")

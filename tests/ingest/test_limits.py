@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.errors import MultiPageNotSupported, TooManyFrames, TooManyPixels, UnreadableImage
 from app.ingest.decode import decode
-from tests.ingest.pictures import LIMITS, RED, chunk, corners, encode, png
+from tests.ingest.pictures import HEIC, LIMITS, RED, chunk, corners, encode, png
 
 
 def frames(count: int, size: tuple[int, int] = (16, 16)) -> list[Image.Image]:
@@ -73,9 +73,10 @@ def test_the_limit_itself_is_accepted() -> None:
     assert decode(encode(Image.new("L", (1000, 1000)), "PNG"), LIMITS).pixels.shape == (1000, 1000, 3)
 
 
-def test_small_limits_are_named_in_full() -> None:
+@pytest.mark.parametrize("data", [encode(corners(), "PNG"), HEIC], ids=["PNG", "HEIC"])
+def test_small_limits_are_named_in_full(data: bytes) -> None:
     with pytest.raises(TooManyPixels) as refusal:
-        decode(encode(corners(), "PNG"), replace(LIMITS, max_pixels=2000))
+        decode(data, replace(LIMITS, max_pixels=2000))
     assert refusal.value.detail == (
         "The picture has 0.002048 megapixels (64 x 32); at most 0.002 are accepted. Scale it down."
     )

@@ -10,17 +10,13 @@ from app.errors import EngineNotReady
 
 
 class FakeEngine:
-    """Answers every mode with fixed text in the model's output language; reads nothing.
-
-    `modes` are all the names it accepts; `delay` is the pause before each chunk, in seconds.
-    """
+    """Answers every mode with fixed text in the model's output language; reads nothing. `modes` are their names."""
 
     name = "fake"
     model = "fake"
 
-    def __init__(self, modes: frozenset[str], delay: float = 0.0) -> None:
+    def __init__(self, modes: frozenset[str]) -> None:
         self._capabilities = Capabilities(modes=modes, prompted=True, concurrency=8)
-        self._delay = delay
         self._state = EngineState.STARTING
 
     def capabilities(self) -> Capabilities:
@@ -38,7 +34,7 @@ class FakeEngine:
         words = _output(request).split(" ")
         limit = request.max_tokens or len(words)
         for position, word in enumerate(words[:limit]):
-            await asyncio.sleep(self._delay)
+            await asyncio.sleep(0)
             yield Chunk(word if position == 0 else f" {word}")
         yield Chunk("", _finish(request, len(words), limit))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -61,8 +63,9 @@ def _hides_all(visible: str | None) -> bool:
 
 
 def available_memory() -> int:
-    """Return the bytes of main memory that a program could still take."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 2**63
+    """Return the bytes of main memory that a program could still take; where only Linux would say, all there are."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

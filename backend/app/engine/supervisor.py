@@ -16,6 +16,8 @@ POLL_SECONDS = 0.25
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 60.0
 
+_COME_BACK = "Send the request again after the time in Retry-After."
+
 
 class EngineSupervisor:
     """Owns an engine's life; `health` is the engine's, or why it could not be started."""
@@ -40,7 +42,7 @@ class EngineSupervisor:
         if health.state is EngineState.READY:
             return None
         if health.state is EngineState.FAILED:
-            return EngineFailed(health.reason or None)
+            return EngineFailed(f"{health.reason} {_COME_BACK}".lstrip())
         return EngineNotReady()
 
     async def start(self) -> None:
@@ -61,7 +63,7 @@ class EngineSupervisor:
             while self.engine.health().state is not EngineState.FAILED:  # noqa: ASYNC110 - engines are only asked
                 await asyncio.sleep(POLL_SECONDS)
             log.error("engine_failed", engine=self.engine.name, reason=self.engine.health().reason)
-            await self.engine.stop()
+            await self._stop_engine()
 
     async def _start_until_ready(self) -> None:
         backoff = self._first_backoff
@@ -78,6 +80,13 @@ class EngineSupervisor:
                 self._start_failure = None
                 log.info("engine_ready", engine=self.engine.name, model=self.engine.model)
                 return
-            await self.engine.stop()
+            await self._stop_engine()
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+
+    async def _stop_engine(self) -> None:
+        """Clear away what is left of a failed engine; that going wrong must not keep the next start from coming."""
+        try:
+            await self.engine.stop()
+        except Exception:
+            log.exception("engine_failed", engine=self.engine.name, reason="It could not be stopped cleanly.")

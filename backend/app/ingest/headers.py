@@ -6,7 +6,7 @@ import re
 
 # In JPEG's compressed data, FF is followed by 00 or by a restart marker; any other pair ends the scan.
 _JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _FILL = 0xDA, 0xD9, 0xFF
 
 
 def jpeg_is_cut_short(data: bytes) -> bool:
@@ -22,6 +22,9 @@ def jpeg_is_cut_short(data: bytes) -> bool:
         kind = data[at + 1]
         if kind == _EOI:
             return False
+        if kind == _FILL:
+            at += 1
+            continue
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if kind == _SOS:
             end = _JPEG_SCAN_END.search(data, at)

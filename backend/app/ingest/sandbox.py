@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import resource
-except ImportError:  # Windows: time and pixels are limited there, memory is not
-    resource = None  # type: ignore[assignment]
 
 from app.exchange import Exchange, Shipped
 from app.ingest.decode import decode
@@ -23,7 +19,6 @@ _FIXED_BYTES = 256 * 2**20
 
 _STATM = Path("/proc/self/statm")
 
-
 _exchange: Exchange | None = None
 
 
@@ -35,8 +30,7 @@ def prepare_process(exchange: Exchange) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def decode_confined(data: bytes, limits: IngestLimits) -> tuple[Shipped, str]:
@@ -63,7 +57,7 @@ def memory_allowance(upload_bytes: int, limits: IngestLimits) -> int:
 @contextlib.contextmanager
 def address_space_limit(allowance: int) -> Iterator[None]:
     """Let the process map at most `allowance` bytes more than it has; past that, MemoryError. Linux only."""
-    if resource is None or not _STATM.exists():
+    if not _STATM.exists():
         yield
         return
     mapped = int(_STATM.read_text().split()[0]) * resource.getpagesize()

@@ -83,19 +83,12 @@ def check_options(engine: Engine, options: RecogniseOptions) -> None:
         )
 
 
-async def recognise(engine: Engine, page: Page, options: RecogniseOptions, request_id: str) -> Recognition:
-    """Read one page; raises what `check_options` and `Engine.generate` raise."""
-    async with contextlib.aclosing(recognise_stream(engine, page, options, request_id)) as parts:
-        async for part in parts:
-            if isinstance(part, Recognition):
-                return part
-    raise EngineFailed
-
-
 async def recognise_stream(
     engine: Engine, page: Page, options: RecogniseOptions, request_id: str
 ) -> AsyncGenerator[str | Restart | Recognition, None]:
     """Yield the raw text piece by piece as it is read, then the Recognition; closing it aborts.
+
+    Raises what `check_options` and `Engine.generate` raise.
 
     The pieces after the last Restart joined are exactly the Recognition's `raw_text`. A page whose
     text loops is read again as often as the engine can; the last attempt counts, looped or not.
@@ -115,10 +108,11 @@ async def recognise_stream(
                     yield chunk.text
                 if attempt < retries and output.loops_already():
                     break
-        if attempt < retries and output.looped():
+        looped = output.looped()
+        if looped and attempt < retries:
             yield Restart(attempt + 2)
             continue
-        yield _recognition(mode, request, output, (time.perf_counter() - started) * 1000)
+        yield _recognition(mode, request, output, looped, (time.perf_counter() - started) * 1000)
         return
 
 
@@ -195,9 +189,11 @@ def _generation_request(mode: Mode, page: Page, options: RecogniseOptions, reque
     )
 
 
-def _recognition(mode: Mode, request: GenerationRequest, output: _Output, engine_ms: float) -> Recognition:
+def _recognition(
+    mode: Mode, request: GenerationRequest, output: _Output, looped: bool, engine_ms: float
+) -> Recognition:
     started = time.perf_counter()
-    page, raw, finish, looped = request.page, output.text, output.finish, output.looped()
+    page, raw, finish = request.page, output.text, output.finish
     assert finish is not None
     rendered = render(raw, labels=mode.labels, width=page.width, height=page.height)
     text = rendered.text
@@ -210,7 +206,7 @@ def _recognition(mode: Mode, request: GenerationRequest, output: _Output, engine
     return Recognition(
         text=text,
         raw_text=raw,
-        boxes=tuple(rendered.boxes),
+        boxes=rendered.boxes,
         width=page.width,
         height=page.height,
         mode=mode.name,

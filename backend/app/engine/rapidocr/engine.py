@@ -20,21 +20,25 @@ MODES = frozenset({"plain_ocr", "multilingual", "markdown", "find_ref", "layout_
 
 _START_TIMEOUT = 120.0
 
+# Finding the lines of the largest page, or reading one batch of them, takes a few seconds on a slow machine. Well
+# below a request's own timeout, or a hung process would outlive the requests that wait for it.
+_STALL_TIMEOUT = 60.0
+
 
 class RapidOcrEngine:
     """Reads pages on the CPU with RapidOCR in one worker process, one page at a time.
 
     `threads` 0 means all cores this process may use. A page that shows no progress for
-    `page_timeout` seconds fails and its process is killed. The engine has no tokens: it ignores
+    `stall_timeout` seconds fails and its process is killed. The engine has no tokens: it ignores
     a request's `max_tokens`, and its `usage` is empty.
     """
 
     name = "rapidocr"
 
-    def __init__(self, threads: int = 0, page_timeout: float = 300.0) -> None:
+    def __init__(self, threads: int = 0, stall_timeout: float = _STALL_TIMEOUT) -> None:
         self.model = f"PP-OCRv6 small ({_rapidocr_version()}, openvino)"
         self._threads = threads
-        self._page_timeout = page_timeout
+        self._stall_timeout = stall_timeout
         self._exchange = Exchange()
         self._worker: WorkerProcess | None = None
 
@@ -49,17 +53,16 @@ class RapidOcrEngine:
         return Health(EngineState.READY)
 
     async def start(self) -> None:
-        loading = WorkerProcess("rapidocr", worker.load, (self._threads, self._exchange), _START_TIMEOUT)
+        process = WorkerProcess("rapidocr", worker.load, (self._threads, self._exchange), _START_TIMEOUT)
         try:
-            await loading.start()
+            await process.start()
+            self._worker = process
         except (WorkerCrashed, WorkerTimeout, WorkerJobFailed) as error:
             log.error("engine_load_failed", kind=type(error).__name__, trace=str(error))
             raise EngineStartError from None
-        else:
-            self._worker, loading = loading, None  # type: ignore[assignment]
         finally:
-            if loading is not None:
-                await loading.stop()
+            if self._worker is not process:
+                await process.stop()
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
         process = self._worker
@@ -69,7 +72,7 @@ class RapidOcrEngine:
         job = worker.Job(request.mode, request.grounding, request.find_term or "")
         try:
             async with contextlib.aclosing(
-                process.stream(worker.read_page, pixels, job, timeout=self._page_timeout)
+                process.stream(worker.read_page, pixels, job, timeout=self._stall_timeout)
             ) as items:
                 async for item in items:
                     if isinstance(item, Finish):
@@ -79,8 +82,11 @@ class RapidOcrEngine:
         except (WorkerCrashed, WorkerTimeout) as error:
             log.error("engine_worker_lost", kind=type(error).__name__, reason=str(error))
             raise EngineFailed from None
-        except WorkerJobFailed as failure:
-            if failure.kind == "MemoryError":
+        except (OutOfMemory, WorkerJobFailed) as failure:
+            # What failed halfway is not to be used again: after it had run out of memory, OpenVINO was seen to
+            # return other text for the pages that followed. The supervisor starts a new process.
+            await process.stop()
+            if isinstance(failure, OutOfMemory) or failure.kind == "MemoryError":
                 raise OutOfMemory from None
             log.error("engine_job_failed", kind=failure.kind, trace=str(failure))
             raise EngineFailed("The OCR engine failed on this page. Send it again, or as another format.") from None

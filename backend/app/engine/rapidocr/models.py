@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _LEAST_CONFIDENCE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """Text lines found on a picture.
+    """Text lines found on a picture, perhaps none.
 
     `crops` are the lines cut out, BGR, those of tall boxes turned a quarter counter-clockwise.
     `quads` are their quadrilaterals in reading direction, in pixels of the picture as the detector
@@ -92,14 +92,15 @@ class Models:
                 "Rec.model_path": str(models / "PP-OCRv6_rec_small.onnx"),
             }
         )
+        _speed_up_preparation(self._ocr)
 
     def warm_up(self) -> None:
         """Run both models once on a blank page, which takes the first page's allocations off it."""
         self.detect(np.full((1280, 960, 3), 255, np.uint8), 0)
         self.recognise([np.full((_LINE_HEIGHT, width, 3), 255, np.uint8) for width in (320, 800) for _ in range(6)])
 
-    def detect(self, page: Picture, turns: int) -> Detection | None:
-        """Find the lines of a page that is first turned `turns` quarters counter-clockwise; None: no text."""
+    def detect(self, page: Picture, turns: int) -> Detection:
+        """Find the lines of a page that is first turned `turns` quarters counter-clockwise."""
         cv2 = self._cv2
         turned = np.ascontiguousarray(np.rot90(page, turns))
         height, width = turned.shape[:2]
@@ -109,13 +110,13 @@ class Models:
         scale_x, scale_y = resized.shape[1] / framed.shape[1], resized.shape[0] / framed.shape[0]
         try:
             crops, found = self._ocr.detect_and_crop(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), record)
+            quads = [np.asarray(box, np.float64) for box in found.boxes]
         except self._nothing_found:
-            return None
+            crops, quads = [], []
         padding = record["padding_1"]
         placement = Placement(
             left * scale_x + padding["left"], top * scale_y + padding["top"], width * scale_x, height * scale_y, turns
         )
-        quads = [np.asarray(box, np.float64) for box in found.boxes]
         tall = [_is_tall(quad) for quad in quads]
         unchanged = resized.shape == framed.shape
         return Detection(
@@ -169,6 +170,36 @@ def keep_openvino_quiet() -> None:
     """Keep OpenVINO's model converter out: importing it writes to the home directory and reports over the network."""
     for name in ("openvino.tools.ovc", "openvino_telemetry"):
         sys.modules[name] = None  # type: ignore[assignment]
+
+
+def _speed_up_preparation(ocr: Any) -> None:
+    """Prepare the detector's input by tables instead of RapidOCR's own arithmetic."""
+    detector = ocr._load_det_model()
+    prepare = _prepare_like(detector.get_preprocess())
+    detector.get_preprocess = lambda: prepare
+
+
+def _prepare_like(own: Any) -> Callable[[Picture], NDArray[np.float32] | None]:
+    """Return what does as `own`, RapidOCR's DetPreProcess, bit for bit in a sixth of its time.
+
+    Picture BGR to the detector's input, shape (1, 3, height, width). RapidOCR computes every sample in float64
+    and leaves the transposition to OpenVINO; here each of the 256 values of a channel is computed once.
+    """
+    import cv2
+
+    levels = np.arange(256, dtype=np.uint8).reshape(256, 1, 1)
+    tables = own.permute(own.normalize(levels).astype(np.float32))
+
+    def prepare(picture: Picture) -> NDArray[np.float32] | None:
+        resized = own.resize(picture)
+        if resized is None:
+            return None
+        planes = np.empty((1, 3, *resized.shape[:2]), np.float32)
+        for plane, table, target in zip(cv2.split(resized), tables, planes[0], strict=True):
+            cv2.LUT(plane, np.ascontiguousarray(table), dst=target)
+        return planes
+
+    return prepare
 
 
 def _batches(crops: Sequence[Picture]) -> list[tuple[int, list[int]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from app.engine.rapidocr.layout import Block, Box, Row, is_cell_gap, table_colum
 from app.engine.rapidocr.text import glue, safe, starts_cjk
 
 _BULLET = re.compile(r"[•·●○■□▪◦‣∙◆★*\-–—]\s*(?=\S)")
+_NAME_AND_VALUE = re.compile(r"[^\t]*[:：]\t[^\t]+")
 _NUMBER = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z])[.)、](?!\d)\s*(?=\S)")
 
 
@@ -83,6 +84,7 @@ def markdown(sheet: Sheet) -> Iterator[str]:
                     cells[index] = line
             yield ""
         if cells:
+            block = replace(block, kind="text") if _is_form(sheet, block) else block
             box = sheet.placement.box(np.concatenate([line.quad for line in cells.values()]))
             yield f"{lead}{_tag(block.kind, [box])}\n{_block_text(sheet, block)}"
             lead = "\n\n"
@@ -169,6 +171,12 @@ def _block_text(sheet: Sheet, block: Block) -> str:
     return {"title": "# ", "sub_title": "## "}[block.kind] + joined
 
 
+def _is_form(sheet: Sheet, block: Block) -> bool:
+    """Say whether each row is a name that ends in a colon and its value: lines of text, not a table."""
+    texts = [text for row in block.rows if (text := _row_text(sheet, row))]
+    return block.kind == "table" and all(map(_NAME_AND_VALUE.fullmatch, texts))
+
+
 def _text(sheet: Sheet, block: Block, rows: Sequence[tuple[Row, str]]) -> str:
     """Join lines into a paragraph; list items and lines broken on purpose stay lines of their own."""
     joined, listed = "", False
@@ -179,7 +187,7 @@ def _text(sheet: Sheet, block: Block, rows: Sequence[tuple[Row, str]]) -> str:
             text, listed = _BULLET.sub("- ", text, count=1) if _BULLET.match(text) else text, True
         if not joined:
             joined = text
-        elif item or _ends_early(sheet.boxes, block, before, row, text):
+        elif item or "\t" in text or _ends_early(sheet.boxes, block, before, row, text):
             joined += "\n" + text
         elif re.search(r"[^\W\d_]-$", joined) and text[0].islower():
             joined = joined[:-1] + text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -121,7 +122,7 @@ def _read(models: Models, pixels: Picture, job: Job) -> Iterator[str | Finish]:
     watch.lap("detect")
     yield ""
     readings: dict[int, Reading] = {}
-    if detection:
+    if detection.crops:
         turns, readings = judge(detection, lambda crops: models.recognise(crops, with_bounds))
         watch.lap("orient")
         yield ""
@@ -129,7 +130,7 @@ def _read(models: Models, pixels: Picture, job: Job) -> Iterator[str | Finish]:
             detection = models.detect(pixels, turns)
             watch.lap("detect")
             yield ""
-    if detection:
+    if detection.crops:
         boxes = straighten(detection.quads)
         blocks = arrange(boxes)
         lines = Lines(
@@ -138,7 +139,7 @@ def _read(models: Models, pixels: Picture, job: Job) -> Iterator[str | Finish]:
         lines.add(readings)
         yield from _write(output.Sheet(blocks, boxes, lines.line, detection.placement), job)
     watch.lap("recognise")
-    size = detection.read_size if detection else None
+    size = detection.read_size
     yield Finish("stop", resolution=f"{size[0]}x{size[1]}" if size else "native", timing_ms=watch.stages)
 
 
@@ -155,6 +156,7 @@ def _write(sheet: output.Sheet, job: Job) -> Iterator[str]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Recognise what OpenCV and OpenVINO raise in place of MemoryError."""
-    words = str(error).lower()
-    return any(sign in words for sign in ("insufficient memory", "bad_alloc", "bad alloc", "failed to allocate"))
+    """Recognise what OpenCV and OpenVINO raise in place of MemoryError; RapidOCR may wrap it without its words."""
+    words = "".join(traceback.format_exception(error)).lower()
+    signs = ("insufficient memory", "bad_alloc", "bad alloc", "failed to allocate", "can't alloc")
+    return any(sign in words for sign in signs)
