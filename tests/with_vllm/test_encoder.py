@@ -12,8 +12,11 @@ torch = pytest.importorskip("torch", reason="the encoder needs PyTorch")
 
 from app.vllm_models import deepencoder  # noqa: E402
 from app.vllm_models.deepencoder import (  # noqa: E402
+    SAM_EPSILON,
+    ChannelNorm,
     DeepEncoder,
     EncoderConfig,
+    PatchConv2d,
     RelativeAttention,
     attend_by_keys,
     attend_by_mask,
@@ -55,6 +58,23 @@ def test_every_pixel_value_is_normalised_as_published() -> None:
     normal = normalise(pixels, torch.float32)
     assert normal.shape == (1, 3, 16, 16)
     assert np.array_equal(normal[0, 1].flatten().numpy(), expected)
+
+
+@pytest.mark.parametrize(("side", "bias"), [(1, False), (16, True)])
+def test_a_convolution_without_overlap_is_a_matrix_product_on_the_cpu(side: int, bias: bool) -> None:
+    layer = PatchConv2d(3, 5, side, stride=side, bias=bias)
+    planes = noise(2, 3, 32, 48).float()
+    expected = torch.nn.functional.conv2d(planes, layer.weight, layer.bias, stride=side)
+    torch.testing.assert_close(layer(planes), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_the_channel_norm_is_a_layer_norm_over_channels() -> None:
+    norm = ChannelNorm(8)
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+    planes = noise(2, 8, 3, 5).float()
+    expected = torch.nn.functional.layer_norm(planes.movedim(1, -1), (8,), norm.weight, norm.bias, SAM_EPSILON)
+    torch.testing.assert_close(norm(planes), expected.movedim(-1, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [14, 20, 40, 64])

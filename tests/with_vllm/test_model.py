@@ -44,7 +44,9 @@ async def engine(small_checkpoint: Path, vllm_environment: dict[str, str]) -> As
     )
     running = vllm_compat.AsyncLLMEngine.from_engine_args(arguments)
     yield running
-    vllm_compat.shutdown(running, timeout=5)
+    vllm_compat.shutdown(running, timeout=10)
+    # vLLM keeps frames of its first import, this one among them: the engine would live until modules are torn down.
+    del running
 
 
 async def ask(engine: Any, picture: Any, options: dict[str, Any] | None = None, **sampling: Any) -> Any:

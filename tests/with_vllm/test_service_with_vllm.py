@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -251,10 +253,23 @@ async def test_a_hung_engine_core_is_noticed_and_replaced(
     assert (await client.post("/api/ocr", **form(0))).status_code == 200
 
 
-async def test_the_service_leaves_no_process_behind(service: Served):
-    """SIGTERM ends all of them, in order: exit code 0. Keep this test last."""
-    family = psutil.Process(service.process.pid).children(recursive=True)
+async def test_ctrl_c_lets_the_running_request_end_and_leaves_no_process_behind(
+    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
+):
+    """A terminal sends SIGINT to every process of the group, vLLM's too; all end by themselves. Keep this test last."""
+    whole = (await client.post("/api/ocr", **long_page)).json()
+    family = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)]
     assert any("EngineCore" in " ".join(process.cmdline()) for process in family)
-    service.process.terminate()
+    before = len(log_events(service))
+    waiting = asyncio.ensure_future(client.post("/api/ocr", **long_page))
+    while not await running_requests(client):
+        await asyncio.sleep(0.02)
+    group = os.getpgid(service.process.pid)
+    for process in family:
+        if os.getpgid(process.pid) == group:
+            process.send_signal(signal.SIGINT)
+    answer = await waiting
+    assert (answer.status_code, answer.json()["raw_text"]) == (200, whole["raw_text"])
     assert await asyncio.to_thread(service.process.wait, 60) == 0
     assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not [event for event in log_events(service)[before:] if "kill" in event]

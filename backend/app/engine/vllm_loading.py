@@ -7,16 +7,19 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.engine.hardware import available_memory, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
+from app.engine.vllm_imports import import_vllm
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import ENVIRONMENT, VllmOptions, engine_arguments, logging_config
 from app.engine.vllm_processes import end_processes, engine_processes
@@ -61,6 +64,7 @@ class Loading:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def work() -> None:
+            _block_interrupts()
             try:
                 self._engine = load_engine(self._options, self._given_up)
             except Exception as error:  # noqa: BLE001 - process boundary: it goes on to the task that awaits it
@@ -87,6 +91,16 @@ class Loading:
             self._thread.join(0.2)
 
 
+def _block_interrupts() -> None:
+    """Keep Ctrl-C from the processes that this thread starts, which inherit the mask.
+
+    A terminal sends SIGINT to all of them. The service ends them itself, when what it accepted is done.
+    """
+    # Starting it later, multiprocessing would unblock the signal again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def check_plugin() -> None:
     """Raise EngineStartError where vLLM's processes would not find the model class."""
     if PLUGIN not in [point.value for point in entry_points(group="vllm.general_plugins")]:
@@ -110,9 +124,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     with _vllm_environment(options):
         compat = _import_compat()
         _go_on(given_up)
-        from app.vllm_models import register
-
-        register()
+        _register_class(compat)
         _check_memory(options, folder)
         log.info(CREATING)
         try:
@@ -171,7 +183,7 @@ def _vllm_environment(options: VllmOptions) -> Iterator[None]:
 
 def _import_compat() -> Any:
     try:
-        import app.vllm_compat as compat
+        return import_vllm()
     except ImportError as error:
         if type(error).__name__ == "UnsupportedVllm":  # our own sentence, from a module that could not be imported
             raise EngineStartError(str(error)) from None
@@ -180,7 +192,15 @@ def _import_compat() -> Any:
             f"vLLM {vllm_version()} is installed but could not be imported; the log above says why. Install it again "
             "with the PyTorch it was built for."
         ) from None
-    return compat
+
+
+def _register_class(compat: Any) -> None:
+    """Register the class itself; by its name alone, vLLM would start a process only to look at it (10 s, once)."""
+    from app.vllm_models import ARCHITECTURE
+    from app.vllm_models.deepseek_ocr import DeepseekOCRForCausalLM
+
+    if ARCHITECTURE not in compat.ModelRegistry.get_supported_archs():
+        compat.ModelRegistry.register_model(ARCHITECTURE, DeepseekOCRForCausalLM)
 
 
 def _check_memory(options: VllmOptions, folder: Path) -> None:

@@ -29,6 +29,8 @@ Sampling: `skip_special_tokens=False`, `temperature=0.0`. The context (prompt, i
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Any, Protocol
 
 # Not vLLM's own "DeepseekOCRForCausalLM": with that name, a process where the plugin is missing or filtered out
@@ -56,7 +58,11 @@ def register() -> None:
     """Tell vLLM about the model class, by name, so that nothing heavy is imported; the plugin entry point."""
     from vllm import ModelRegistry
 
-    ModelRegistry.register_model(ARCHITECTURE, f"{__name__}.deepseek_ocr:DeepseekOCRForCausalLM")
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, f"{__name__}.deepseek_ocr:DeepseekOCRForCausalLM")
+    # Else Python's last act in each of vLLM's processes is to look for garbage among 600,000 objects: 2 s at every stop.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def encode_prompt(tokenizer: PromptTokenizer, prompt: str, pictures: int = 1) -> list[int]:

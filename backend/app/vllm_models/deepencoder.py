@@ -193,7 +193,7 @@ class SamEncoder(nn.Module):
             for layer in range(config.sam_layers)
         )
         self.neck = nn.Sequential(
-            nn.Conv2d(width, NECK_CHANNELS, 1, bias=False),
+            PatchConv2d(width, NECK_CHANNELS, 1, bias=False),
             ChannelNorm(NECK_CHANNELS),
             nn.Conv2d(NECK_CHANNELS, NECK_CHANNELS, 3, padding=1, bias=False),
             ChannelNorm(NECK_CHANNELS),
@@ -215,10 +215,24 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, SAM_PATCH, stride=SAM_PATCH)
+        self.proj = PatchConv2d(3, width, SAM_PATCH, stride=SAM_PATCH)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.proj(pixels).permute(0, 2, 3, 1)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose patches do not overlap; on the CPU a matrix product.
+
+    vLLM's own layer does the same, and only so is the result the same bit for bit.
+    """
+
+    def forward(self, planes: Tensor) -> Tensor:
+        if planes.is_cuda:
+            return super().forward(planes)
+        height, width = self.kernel_size
+        patches = planes.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
+        return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class ChannelNorm(nn.Module):
@@ -230,8 +244,10 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        last = hidden.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, SAM_EPSILON).permute(0, 3, 1, 2)
+        # The published steps: in bfloat16 each of them rounds, which F.layer_norm would not do.
+        centred = hidden - hidden.mean(1, keepdim=True)
+        normed = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + SAM_EPSILON)
+        return self.weight[:, None, None] * normed + self.bias[:, None, None]
 
 
 class SamBlock(nn.Module):
