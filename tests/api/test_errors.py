@@ -167,8 +167,10 @@ async def test_one_request_too_many_is_told_when_to_come_back():
         while engine.running == 0:
             await asyncio.sleep(0.01)
         refused = await client.post("/api/ocr", files=upload())
+        assert "ocr_queue_depth 2.0" in (await client.get("/metrics")).text
         assert [(await task).status_code for task in accepted] == [200, 200]
         later = await client.post("/api/ocr", files=upload())
+        assert "ocr_queue_depth 0.0" in (await client.get("/metrics")).text
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "queue_full", "5")
     assert later.status_code == 200
 
