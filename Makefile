@@ -7,11 +7,17 @@ IMAGE ?= cpu vllm-direct vllm
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 TEST_PACKAGES = curl fonts-dejavu-core fonts-liberation fonts-wqy-microhei
+# Those of tools/tiny_reader/fonts.py.
+FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-adf-universalis fonts-averia-serif-gwf \
+                fonts-cabin fonts-cantarell fonts-clear-sans fonts-crosextra-caladea fonts-dejavu-core \
+                fonts-gfs-artemisia fonts-gfs-didot fonts-go fonts-inconsolata fonts-jetbrains-mono fonts-lato \
+                fonts-liberation fonts-oldstandard fonts-open-sans fonts-oxygen fonts-play fonts-quicksand \
+                fonts-roboto-slab fonts-roboto-unhinted
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst parity clean system-packages
+        bench bench-accuracy bench-overhead bench-burst parity serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +70,17 @@ bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, error
 
 parity: $(VENV)/.vllm build/parity/.torchvision build/parity/full/.written system-packages ## hold our model module against the class that vLLM ships, at full size (24 GB of memory, 7 GB of disk, an hour)
 	@$(VENV)/bin/python -m benchmarks.parity --torchvision build/parity/packages --checkpoint build/parity/full $(ARGS)
+
+serve-tiny: $(VENV)/.vllm ## serve a small test model with vLLM on the CPU (Linux, Python 3.11 or newer; 3.5 GB)
+	@exec $(VENV)/bin/python -m tools.tiny_reader.serve
+
+eval-tiny: $(VENV)/.vllm system-packages ## read 200 fresh pages with that model, through HTTP and vLLM on the CPU
+	@$(VENV)/bin/python -m benchmarks.tiny_reader $(ARGS)
+
+tiny-reader: $(VENV)/.vllm system-packages ## train that model anew on an NVIDIA GPU (an hour on one H200); call it again to go on
+	@$(VENV)/bin/python -m tools.tiny_reader.train build/tiny-reader --minutes 60 $(ARGS)
+
+eval-tiny tiny-reader: TEST_PACKAGES += $(FONT_PACKAGES)
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info

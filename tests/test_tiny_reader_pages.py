@@ -12,6 +12,7 @@ import pytest
 
 from app.ocr.grounding import SCALE, Tag, parse
 from app.ocr.modes import MODES, build_prompt
+from tests.process import ROOT
 from tools.tiny_reader import fonts
 from tools.tiny_reader.answers import answer
 from tools.tiny_reader.faces import SIZES, Faces, load_faces, save_faces
@@ -197,8 +198,8 @@ def test_composed_pages_look_like_painted_ones(faces: Faces) -> None:
     for page, composed in zip(pages, compose(pages, faces), strict=True):
         painted = np.asarray(paint(page, 0)[0]).astype(int)
         difference = np.abs(composed.astype(int) - painted)
-        # A quarter of what two shifts by a pixel would differ in.
-        assert difference.sum() < 0.25 * np.abs(painted - np.roll(painted, 1, axis=1)).sum()
+        # A third of what two shifts by a pixel would differ in.
+        assert difference.sum() < 0.33 * np.abs(painted - np.roll(painted, 1, axis=1)).sum()
 
 
 def test_a_look_of_every_kind_is_composed_as_it_is_painted(faces: Faces) -> None:
@@ -303,3 +304,9 @@ def test_glyph_indices_and_sizes_agree_with_the_runs(faces: Faces) -> None:
     assert faces.names[first // (per_size * len(SIZES))] == run.font
     assert SIZES[first // per_size % len(SIZES)] == run.size
     assert ALPHABET[1:][first % per_size] == run.text[0]
+
+
+def test_the_makefile_installs_every_font_package() -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    listed = next(line for line in text.splitlines() if line.startswith("FONT_PACKAGES ="))
+    assert tuple(sorted(listed.split("=")[1].split())) == fonts.packages()

@@ -15,7 +15,14 @@ from typing import Any
 
 from app import __version__
 from app.engine.hardware import Gpu, available_memory, list_gpus
-from app.engine.model_folder import cached_model, check_folder, looks_like_hub_name, read_config, weight_bytes
+from app.engine.model_folder import (
+    cached_model,
+    check_folder,
+    looks_like_hub_name,
+    read_config,
+    read_notice,
+    weight_bytes,
+)
 from app.engine.vllm_loading import check_plugin, vllm_version
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import VllmOptions, engine_arguments
@@ -49,6 +56,7 @@ class Report:
     memory_gib: float = 0.0
     model: str | None = None
     model_folder: str | None = None
+    notice: str | None = None
     ships_own_class: bool | None = None
     choices: list[Choice] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -94,6 +102,8 @@ def render(report: Report) -> str:
         lines.append(("vLLM's own class", f"this release {shipped}"))
     if report.model is not None:
         lines.append(("model", f"{report.model}: {report.model_folder or 'not on this machine'}"))
+    if report.notice is not None:
+        lines.append(("notice", report.notice))
     lines += [("choice", f"{choice.what}: {choice.why}") for choice in report.choices]
     lines += [("problem", problem) for problem in report.problems]
     verdict = "would not run" if report.problems else "would run"
@@ -164,6 +174,7 @@ def _model(report: Report, options: VllmOptions) -> None:
         )
         return
     report.model_folder = str(folder)
+    report.notice = read_notice(str(folder))
     check_folder(folder, weights=options.engine_args.get("load_format") != "dummy")
     need = estimate_need(read_config(folder), weight_bytes(folder), options.max_model_len)
     if report.device == "cuda" and report.gpus:

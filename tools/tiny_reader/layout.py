@@ -20,7 +20,7 @@ Rectangle = tuple[int, int, int, int]
 # From line to line: times the font's size, and times the smallest size of all. The second keeps a 64 px image token
 # to about two lines: more text than that in one token is beyond the tiny reader.
 _LEAST_PITCH = 1.15
-_LEAST_STEP = 1.7
+_LEAST_STEP = 2.0
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ class Plan:
     """Everything a run depends on."""
 
     seed: int = 0
-    steps: int = 10000
+    steps: int = 12000
     warmup: int = 300
-    decay: int = 2500
+    decay: int = 4200
     # The side and the pages of a micro batch; steps take turns.
-    sides: tuple[tuple[int, int], ...] = ((640, 256), (512, 384), (640, 256))
+    sides: tuple[tuple[int, int], ...] = ((640, 192), (512, 288), (640, 192))
     # A step adds up the gradients of these many micro batches, on one GPU or shared out among several.
     micro_batches: int = 2
     rate: float = 3e-3

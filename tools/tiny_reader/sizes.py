@@ -34,9 +34,15 @@ SAM = {"width": 144, "layers": 5, "heads": 3, "global_attn_indexes": [3], "downs
 CLIP = {"width": 256, "layers": 2, "heads": 4}
 
 
+NOTICE = (
+    "This is the tiny reader, a test model of 8 million parameters: it reads a few lines of clean printed ASCII text. "
+    "For real pages set MODEL_PATH to deepseek-ai/DeepSeek-OCR."
+)
+
+
 def make_config() -> dict[str, Any]:
     """Return the tiny reader's config.json."""
-    config = copy.deepcopy(CONFIG)
+    config = copy.deepcopy(CONFIG) | {"notice": NOTICE}
     config["language_config"] |= LANGUAGE
     config["projector_config"] |= {"input_dim": 2 * CLIP["width"], "n_embed": LANGUAGE["hidden_size"]}  # type: ignore[operator]
     config["vision_config"]["width"]["sam_vit_b"] |= SAM

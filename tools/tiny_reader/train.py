@@ -111,7 +111,7 @@ class Trainer:
         self.optimiser = Optimiser(both, plan)
         self.side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.see = torch.compile(self._see, dynamic=False) if compiled else self._see
-        self.say = torch.compile(self._say, dynamic=True) if compiled else self._say
+        self.say = torch.compile(self._say, dynamic=False) if compiled else self._say
 
     def _see(self, pixels: Tensor, patch_labels: Tensor, token_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode pages and return their image tokens and the two auxiliary losses."""
@@ -161,6 +161,8 @@ class Trainer:
         for rows in (slice(0, half), slice(half, None)):
             longest = padded_length(int(batch.lengths[rows].max()), tokens.shape[1])
             asked, wanted = tokens[rows, :longest].contiguous(), targets[rows, :longest].contiguous()
+            for part in (asked, wanted):
+                torch._dynamo.mark_dynamic(part, 1)  # one graph for every length
             loss, unevenness = self.say(leaf[rows], asked, wanted)
             ((loss / batch.answered + plan.balance_weight * unevenness / 2) / plan.micro_batches).backward()
             total, uneven = total + loss.detach(), uneven + unevenness.detach() / 2

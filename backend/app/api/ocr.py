@@ -91,6 +91,7 @@ async def list_modes(request: Request) -> ModesResponse:
     return ModesResponse(
         engine=engine.name,
         model=engine.model,
+        notice=able.notice,
         prompted=able.prompted,
         modes=[
             ModeJson(

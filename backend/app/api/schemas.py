@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from app.api.reader import ReadPage
 from app.engine.base import Engine, Resolution
 
+NOTICE = "What to know about the model before trusting its answers; null for most models."
+
 
 class BoxJson(BaseModel):
     """A labelled rectangle."""
@@ -46,6 +48,7 @@ class Metadata(BaseModel):
     engine: str
     model: str
     resolution: str = Field(description="The resolution really used: a published name, pixels, or 'native'.")
+    notice: str | None = Field(description=NOTICE)
 
 
 class OcrResponse(BaseModel):
@@ -86,6 +89,7 @@ class OcrResponse(BaseModel):
                 engine=engine.name,
                 model=engine.model,
                 resolution=recognition.finish.resolution,
+                notice=engine.capabilities().notice,
             ),
             finish_reason=recognition.finish.reason,
             truncated=recognition.truncated,
@@ -116,6 +120,7 @@ class ModesResponse(BaseModel):
 
     engine: str
     model: str
+    notice: str | None = Field(description=NOTICE)
     prompted: bool = Field(description="Whether the engine follows prompts, or does a fixed job for each mode.")
     modes: list[ModeJson]
     resolutions: dict[str, dict[str, int | bool]]
@@ -129,6 +134,7 @@ class IndexResponse(BaseModel):
     docs: str
     inference_engine: str
     model_path: str
+    notice: str | None = Field(description=NOTICE)
     routes: dict[str, str]
 
 

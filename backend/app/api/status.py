@@ -32,6 +32,7 @@ async def index(request: Request) -> IndexResponse:
         docs="/docs",
         inference_engine=engine.name,
         model_path=engine.model,
+        notice=engine.capabilities().notice,
         routes={
             "ocr": "/api/ocr",
             "modes": "/api/modes",

@@ -83,13 +83,15 @@ class Capabilities:
 
     `modes` are the names it accepts. `prompted` is True when the prompt, not the mode, drives it.
     `concurrency` is how many generations it usefully runs side by side. `retries` is how many
-    further attempts at a page, after the first, it has settings for.
+    further attempts at a page, after the first, it has settings for. `notice` is what everyone who
+    gets its answers has to know about its model: that it is a test model, say.
     """
 
     modes: frozenset[str]
     prompted: bool
     concurrency: int
     retries: int = 0
+    notice: str | None = None
 
 
 class EngineState(str, Enum):

@@ -77,6 +77,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "config.json") or {}
 
 
+def read_notice(model_path: str) -> str | None:
+    """Return the sentence a model's makers want everyone to read with its answers: `notice` in its config.json.
+
+    None where there is none, or the model is not in a local folder.
+    """
+    notice = read_config(Path(model_path).expanduser()).get("notice")
+    return notice if isinstance(notice, str) and notice else None
+
+
 def weight_bytes(folder: Path) -> int:
     """Return the size of all weight files."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

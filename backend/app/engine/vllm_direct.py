@@ -31,6 +31,7 @@ from app.engine.base import (
     Resolution,
     Usage,
 )
+from app.engine.model_folder import read_notice
 from app.engine.vllm_loading import LOADED, Loading
 from app.engine.vllm_options import VllmOptions, sampling
 from app.engine.vllm_processes import end_processes, engine_processes
@@ -79,7 +80,10 @@ class VllmDirectEngine:
     def __init__(self, options: VllmOptions, modes: frozenset[str]) -> None:
         self.model = options.model_path
         self._options = options
-        self._capabilities = Capabilities(modes, True, options.max_num_seqs, retries=options.loop_retries)
+        notice = read_notice(options.model_path)
+        self._capabilities = Capabilities(
+            modes, True, options.max_num_seqs, retries=options.loop_retries, notice=notice
+        )
         self._health = Health(EngineState.STARTING, _LOADING)
         self._engine: AsyncLLMEngine | None = None
         self._tokenizer: Any = None
@@ -111,6 +115,8 @@ class VllmDirectEngine:
             raise
         self._health = Health(EngineState.READY)
         log.info(LOADED)
+        if self._capabilities.notice:
+            log.warning("model_notice %s", self._capabilities.notice)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         state = self.health()
