@@ -36,6 +36,7 @@ async def test_answer_holds_the_whole_contract_and_what_was_added():
             "engine": "fake",
             "model": "fake",
             "resolution": "gundam",
+            "notice": None,
         },
         "finish_reason": "stop",
         "truncated": False,
