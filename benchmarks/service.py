@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 BACKEND = Path(__file__).resolve().parent.parent / "backend"
+SERVE = (sys.executable, "-m", "app", "serve")
 
 
 @dataclass
 class Served:
-    """A running service: its address, its process, and where its log goes."""
+    """A running service: its address, its process, which leads a process group, and where its log goes."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -27,11 +29,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(log: Path, ready_timeout: float = 60.0, **settings: object) -> Iterator[Served]:
-    """Start `deepseek-ocr serve` on a free port, wait until it is ready, and stop it with SIGTERM.
+def served(
+    log: Path, ready_timeout: float = 60.0, command: Sequence[str] = SERVE, **settings: object
+) -> Iterator[Served]:
+    """Start `command`, which serves, on a free port, wait until it is ready, and stop it with SIGTERM.
 
-    `settings` are the service's, by their names in any case. Raises RuntimeError, with the log, when it does not
-    become ready within `ready_timeout` seconds.
+    `settings` are environment variables, the service's settings first of all, by their names in any case. Raises
+    RuntimeError, with the log, when it does not become ready within `ready_timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -46,7 +50,7 @@ def served(log: Path, ready_timeout: float = 60.0, **settings: object) -> Iterat
     with log.open("wb") as sink:
         # Another folder than the project's, so that no `.env` of the developer's is read.
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], cwd=log.parent, env=environment, stdout=sink, stderr=sink
+            command, cwd=log.parent, env=environment, stdout=sink, stderr=sink, start_new_session=True
         )
         try:
             service = Served(f"http://127.0.0.1:{port}", process, log)
@@ -57,7 +61,7 @@ def served(log: Path, ready_timeout: float = 60.0, **settings: object) -> Iterat
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -112,6 +113,20 @@ class HangingEngine(ScriptedEngine):
         await asyncio.Event().wait()
 
 
+class LingeringEngine(HangingEngine):
+    """Takes a while to abort."""
+
+    tidied = 0
+
+    async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        try:
+            async for chunk in super().script(request):
+                yield chunk
+        finally:
+            await asyncio.sleep(0.2)
+            self.tidied += 1
+
+
 class StartFailsEngine(ScriptedEngine):
     """Fails its first `failures` starts with the sentence an operator should see."""
 
@@ -153,6 +168,15 @@ class BuggyEngine(ScriptedEngine):
         yield
 
 
+class LateBugEngine(BuggyEngine):
+    """Does so after a word."""
+
+    async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        yield Chunk("word ")
+        async for chunk in super().script(request):
+            yield chunk
+
+
 class OutOfMemoryEngine(ScriptedEngine):
     """Has no memory for any page."""
 
@@ -166,3 +190,16 @@ class SilentEngine(ScriptedEngine):
 
     async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
         yield Chunk("word")
+
+
+class ObedientEngine(ScriptedEngine):
+    """Acts as the engine of this module that the prompt names; reads the page when it names none."""
+
+    def __init__(self) -> None:
+        super().__init__(concurrency=8)
+
+    async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        acting = globals().get(request.prompt, ScriptedEngine)()
+        async with contextlib.aclosing(acting.script(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk

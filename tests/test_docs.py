@@ -6,13 +6,16 @@ Tables are read as tables: what a page says of a setting, a field or a code stan
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from itertools import pairwise
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -259,7 +262,7 @@ def test_every_shown_command_is_of_a_kind_that_is_tested():
 
 @pytest.mark.parametrize(("command", "output"), commands("make"))
 def test_make_commands_can_be_run(command, output):
-    """What they do is tested elsewhere; here, that make knows how."""
+    """Make knows how; `make serve` is run below, and what the others do is tested elsewhere."""
     words = shlex.split(command)
     ended = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
@@ -299,8 +302,20 @@ def test_commands_for_inside_the_container_name_what_is_there(command, output):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("docs") / "service.log") as running:
+    """Started by the README's first command, stopped by Ctrl-C as it says. The set-up is that of the running tests."""
+    make, *words = shlex.split(next(text for kind, text in blocks("README.md") if kind == "sh"))
+    set_up = ["--old-file", f"{sys.prefix}/.runtime"]
+    command = [make, "--makefile", str(ROOT / "Makefile"), *set_up, *words]
+    with served(tmp_path_factory.mktemp("docs") / "service.log", command=command, venv=sys.prefix) as running:
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        assert any(process.cmdline()[1:] == ["-m", "app", "serve"] for process in family)
         yield running
+        os.killpg(running.process.pid, signal.SIGINT)
+        running.process.wait(timeout=60)
+        assert not psutil.wait_procs(family, timeout=10)[1]
+    log = running.log.read_text(encoding="utf-8")
+    assert "service_stopped" in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ import json
 import socket
 import time
 
+import httpx
 import httpx_sse
 import pytest
+import structlog
 
 from app.api import ocr
 from app.engine.base import Chunk, Finish
-from tests.engines import ScriptedEngine, SlowEngine
+from tests.engines import HangingEngine, LingeringEngine, ScriptedEngine, SlowEngine
 from tests.serving import png, serving_on_port, upload
 
 
@@ -31,6 +33,27 @@ async def test_a_client_that_goes_away_aborts_its_generation(stream):
             await asyncio.sleep(0.01)
     assert time.monotonic() - gone < 5
     assert (engine.running, engine.aborted) == (0, 1)
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_an_engine_has_the_time_to_abort(stream):
+    """What cancels a stream cancels it again and again; an abort under way would be cut short."""
+    engine = LingeringEngine()
+    async with serving_on_port(engine) as client:
+        task = asyncio.create_task(client.post("/api/ocr", files=upload(), data={"stream": stream}))
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        metrics = ""
+        for _ in range(200):
+            if 'code="client_gone"' in metrics:
+                break
+            await asyncio.sleep(0.05)
+            metrics = (await client.get("/metrics")).text
+    assert 'ocr_errors_total{code="client_gone"} 1.0' in metrics
+    assert 'code="internal_error"' not in metrics
+    assert (engine.running, engine.tidied) == (0, 1)
 
 
 async def test_text_arrives_while_the_page_is_being_read():
@@ -127,6 +150,25 @@ async def test_what_a_shutdown_cannot_finish_in_time_is_told_so(stream):
     answer = await accepted
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "shutting_down", "10")
     assert (engine.running, engine.aborted) == (0, 1)
+
+
+async def test_a_stream_that_a_shutdown_cuts_is_logged_as_such():
+    """It began with 200, and nobody else says why it has no end."""
+    begun = asyncio.Event()
+
+    async def read(client):
+        request = {"files": upload(), "data": {"stream": "true"}}
+        async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **request) as source:
+            async for _ in source.aiter_sse():
+                begun.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with serving_on_port(HangingEngine(), shutdown_timeout_seconds=1) as client:
+            reading = asyncio.create_task(read(client))
+            await asyncio.wait_for(begun.wait(), 20)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await reading
+    assert [log["code"] for log in logs if log["event"] == "request" and log["path"] == "/api/ocr"] == ["shutting_down"]
 
 
 async def test_a_client_that_does_not_read_its_stream_loses_its_place(monkeypatch):

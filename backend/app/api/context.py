@@ -95,7 +95,9 @@ class LastResort:
         except SendTimeoutError:  # uvicorn closes the connection of an answer that was not completed
             scope["state"]["error_code"] = ClientGone.code
         except asyncio.CancelledError:  # by uvicorn, when the time for an orderly shutdown is over
-            if not answered:
+            if answered:
+                scope["state"]["error_code"] = ShuttingDown.code
+            else:
                 await problem_response(ShuttingDown(), scope)(scope, receive, send)
         except Exception:
             log.exception("request_failed", path=scope["path"])
