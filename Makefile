@@ -17,7 +17,7 @@ FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-ad
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst parity serve-tiny eval-tiny tiny-reader clean system-packages
+        bench bench-accuracy bench-overhead bench-burst bench-pdf parity serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,7 +57,7 @@ api-key: $(VENV)/.runtime ## print a new API key and the hash to put into .env
 image-test: $(VENV)/.dev system-packages ## build the images without a Docker engine and read a page through each (IMAGE=cpu: one)
 	@tools/image_test.sh $(VENV)/bin/python $(IMAGE)
 
-bench: bench-accuracy bench-overhead bench-burst ## run every benchmark
+bench: bench-accuracy bench-overhead bench-burst bench-pdf ## run every benchmark
 
 bench-accuracy: $(VENV)/.dev system-packages ## character error rate over rendered pages, through HTTP
 	@$(VENV)/bin/python -m benchmarks.accuracy $(ARGS)
@@ -67,6 +67,11 @@ bench-overhead: $(VENV)/.dev system-packages ## time through the API against the
 
 bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, errors, memory
 	@$(VENV)/bin/python -m benchmarks.burst $(ARGS)
+
+bench-pdf: $(VENV)/.dev system-packages ## PDF pages rendered per second, beside pdftoppm
+	@$(VENV)/bin/python -m benchmarks.pdf_render $(ARGS)
+
+bench-pdf: TEST_PACKAGES += poppler-utils
 
 parity: $(VENV)/.vllm build/parity/.torchvision build/parity/full/.written system-packages ## hold our model module against the class that vLLM ships, at full size (24 GB of memory, 7 GB of disk, an hour)
 	@$(VENV)/bin/python -m benchmarks.parity --torchvision build/parity/packages --checkpoint build/parity/full $(ARGS)

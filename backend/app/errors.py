@@ -74,14 +74,7 @@ class TooManyFrames(ServiceError):
 
 class UnsupportedMediaType(ServiceError):
     status, code, title = 415, "unsupported_media_type", "Unsupported file type"
-    default_detail = "Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC."
-
-
-class PdfNotSupported(UnsupportedMediaType):
-    code, title = "pdf_not_supported", "PDF not supported here"
-    default_detail = (
-        "PDF files are not read yet. Render the page you need to a PNG (for example with pdftoppm) and send that."
-    )
+    default_detail = "Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC, or a PDF."
 
 
 class InvalidParameter(ServiceError):
@@ -108,14 +101,37 @@ class EmptyUpload(UnreadableImage):
     default_detail = "The uploaded file is empty."
 
 
-class MultiPageNotSupported(ServiceError):
-    status, code, title = 422, "multipage_not_supported", "Several pages in one file"
-    default_detail = "The file holds several pages, and only single pages are read yet. Send the pages one by one."
+class UnreadablePdf(ServiceError):
+    status, code, title = 422, "unreadable_pdf", "Unreadable PDF"
+    default_detail = (
+        "The file begins as a PDF does, but it is damaged, cut short, has no pages or is no PDF after all. "
+        "Check that it opens in a viewer, save it again, and send that."
+    )
+
+
+class PasswordRequired(InvalidParameter):
+    code, title = "password_required", "Password needed"
+    default_detail = "The PDF is encrypted. Send the password that opens it in the field 'password'."
+
+
+class WrongPassword(InvalidParameter):
+    code, title = "wrong_password", "Wrong password"
+    default_detail = "The password in the field 'password' does not open the PDF."
+
+
+class PageOutOfRange(InvalidParameter):
+    code, title = "page_out_of_range", "No such page"
+
+    @classmethod
+    def of(cls, number: int, pages: int) -> PageOutOfRange:
+        """Return the error for page `number` of a file that has `pages` pages."""
+        has = "1 page" if pages == 1 else f"{pages:,} pages"
+        return cls(f"Field 'page' asks for page {number:,}, and the file has {has}. The first is page 1.")
 
 
 class DecodeTimeout(ServiceError):
-    status, code, title = 422, "decode_timeout", "Picture too slow to decode"
-    default_detail = "The picture took too long to decode and was given up. Save it again as JPEG or PNG, or smaller."
+    status, code, title = 422, "decode_timeout", "File too slow to decode"
+    default_detail = "The file took too long to decode and was given up. Save it again as JPEG or PNG, or smaller."
 
 
 class ClientGone(ServiceError):

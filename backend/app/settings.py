@@ -55,13 +55,13 @@ class Settings(BaseSettings):
     """Longest silence during an upload before it is answered 408; over this time on top, uploads must average 2 kB/s."""
 
     max_image_pixels: int = Field(100_000_000, gt=0)
-    """Most pixels (width times height) of a picture; checked before any of them is decoded."""
+    """Most pixels (width times height) of a picture; checked before any of them is decoded. A PDF's page is rendered at a dpi that keeps it within them."""
 
     max_image_frames: int = Field(500, gt=0)
-    """Most frames of an animated picture, of which the first is read."""
+    """Most frames of an animated picture, of which the first is read, or of a TIFF, whose pages they are."""
 
     decode_timeout_seconds: float = Field(20, gt=0)
-    """Longest time for decoding one picture; after it the decoder process is killed."""
+    """Longest time for decoding one picture or rendering one page; after it the decoder process is killed."""
 
     decode_workers: int = Field(0, ge=0)
     """Decoder processes. 0: one per two CPU cores, at least one, at most eight."""

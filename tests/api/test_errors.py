@@ -107,7 +107,7 @@ async def test_more_than_one_picture_is_refused():
     async with serving() as client:
         two = await refusal(client, files=[("image", ("a", png())), ("image", ("b", png()))])
         many = await refusal(client, files=[(f"other{number}", ("a", png())) for number in range(9)])
-    assert two == (422, "invalid_parameter", "Field 'image' was sent 2 times. Send one picture in each request.")
+    assert two == (422, "invalid_parameter", "Field 'image' was sent 2 times. Send one file in each request.")
     assert many[:2] == (400, "malformed_request")
 
 

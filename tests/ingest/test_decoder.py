@@ -93,7 +93,7 @@ async def test_what_is_wrong_with_a_file_arrives_in_full() -> None:
         with pytest.raises(UnsupportedMediaType) as refusal:
             await decoder.decode(b"hello")
         assert refusal.value.detail == (
-            "The file looks like plain text. Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC."
+            "The file looks like plain text. Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC, or a PDF."
         )
         with pytest.raises(TooManyPixels, match=r"at most 1\.0 are accepted"):
             await decoder.decode(encode(Image.new("1", (1001, 1000)), "PNG"))

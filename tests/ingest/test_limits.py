@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from app.errors import MultiPageNotSupported, TooManyFrames, TooManyPixels, UnreadableImage
+from app.errors import PageOutOfRange, TooManyFrames, TooManyPixels, UnreadableImage
+from app.ingest.choice import PageChoice
 from app.ingest.decode import decode
 from tests.ingest.pictures import HEIC, LIMITS, RED, chunk, corners, encode, png
 
@@ -98,18 +99,55 @@ def test_the_first_frame_of_an_animation_is_read(format_name: str) -> None:
     assert page.source_format == {"MPO": "JPEG"}.get(format_name, format_name)
 
 
-def test_a_tiff_of_several_pages_is_refused_with_their_number() -> None:
-    with pytest.raises(MultiPageNotSupported) as refusal:
-        decode(animation("TIFF", 10), LIMITS)
-    assert refusal.value.detail == (
-        "The TIFF file holds 10 pages, and only single pages are read yet. Send the pages one by one."
+@pytest.mark.parametrize("number", [1, 2, 7, 10])
+def test_each_page_of_a_tiff_is_read_by_its_number(number: int) -> None:
+    page = decode(animation("TIFF", 10), LIMITS, PageChoice(number))
+    assert (page.pixels == (20 * number, 0, 0)).all()
+    assert (page.number, page.pages, page.dpi) == (number, 10, None)
+
+
+def test_pages_of_a_tiff_have_their_own_sizes_and_colours() -> None:
+    data = encode(
+        corners(),
+        "TIFF",
+        save_all=True,
+        append_images=[Image.new("1", (5, 7)), Image.new("CMYK", (9, 3), (0, 255, 255, 0))],
     )
+    sizes = [(page.width, page.height) for page in (decode(data, LIMITS, PageChoice(number)) for number in (1, 2, 3))]
+    assert sizes == [(64, 32), (5, 7), (9, 3)]
+    assert (decode(data, LIMITS, PageChoice(3)).pixels == RED).all()
+
+
+def test_only_the_chosen_page_of_a_tiff_must_fit() -> None:
+    data = encode(Image.new("1", (1001, 1000)), "TIFF", save_all=True, append_images=[corners()])
+    with pytest.raises(TooManyPixels):
+        decode(data, LIMITS)
+    assert decode(data, LIMITS, PageChoice(2)).pixels.shape == (32, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "has"),
+    [
+        (animation("TIFF", 3), "3 pages"),
+        (animation("GIF", 3), "1 page"),
+        (encode(corners(), "PNG"), "1 page"),
+        (encode(corners(), "WEBP"), "1 page"),
+    ],
+    ids=["TIFF", "GIF", "PNG", "WebP"],
+)
+def test_a_page_that_a_file_does_not_have_is_refused(data: bytes, has: str) -> None:
+    for number in (0, -1, 4):
+        with pytest.raises(PageOutOfRange) as refusal:
+            decode(data, LIMITS, PageChoice(number))
+        assert refusal.value.detail == (
+            f"Field 'page' asks for page {number}, and the file has {has}. The first is page 1."
+        )
 
 
 def test_a_tiff_of_twenty_frames_is_refused_without_reading_them_all() -> None:
     with pytest.raises(TooManyFrames) as refusal:
         decode(animation("TIFF", 20), LIMITS)
-    assert refusal.value.detail == "The file has more than 10 frames. Send one picture."
+    assert refusal.value.detail == "The file has more than 10 frames. Split it, and send parts with fewer pages."
 
 
 def test_a_thumbnail_beside_the_page_of_a_tiff_does_not_count() -> None:

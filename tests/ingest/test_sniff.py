@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from app.errors import EmptyUpload, PdfNotSupported, UnsupportedMediaType
+from app.errors import EmptyUpload, UnsupportedMediaType
 from app.ingest.sniff import recognise_format
 from tests.ingest.pictures import HEIC, corners, encode
 
@@ -56,7 +56,7 @@ def test_a_known_kind_of_file_is_named(data: bytes, looks_like: str) -> None:
     with pytest.raises(UnsupportedMediaType) as refusal:
         recognise_format(data)
     assert refusal.value.detail == (
-        f"The file looks like {looks_like}. Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC."
+        f"The file looks like {looks_like}. Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC, or a PDF."
     )
 
 
@@ -66,14 +66,13 @@ def test_an_unknown_kind_of_file_is_refused_without_a_guess(data: bytes) -> None
         recognise_format(data)
     assert refusal.value.detail == (
         "The file is of no known picture type. "
-        "Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC."
+        "Send a picture as JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC, or a PDF."
     )
 
 
 @pytest.mark.parametrize("junk", [0, 1, 1019])
 def test_a_pdf_is_known_within_its_first_1024_bytes(junk: int) -> None:
-    with pytest.raises(PdfNotSupported):
-        recognise_format(b"\n" * junk + b"%PDF-1.7\n")
+    assert recognise_format(b"\n" * junk + b"%PDF-1.7\n") == "PDF"
 
 
 def test_a_pdf_mentioned_later_is_text() -> None:

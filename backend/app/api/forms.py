@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from python_multipart.multipart import parse_options_header
 
 from app.errors import InvalidParameter, UnsupportedMediaType
+from app.ingest.choice import DEFAULT_DPI, HIGHEST_DPI, LOWEST_DPI, PageChoice
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, find_mode
 from app.ocr.resolution import resolve_resolution
 from app.ocr.service import RecogniseOptions
@@ -20,6 +21,7 @@ from app.settings import Settings
 
 LONGEST_PROMPT = 20_000
 LONGEST_TERM = 500
+LONGEST_PASSWORD = 500
 MOST_TOKENS = 1_000_000
 
 # Starlette keeps each file's first megabyte and each text field whole in memory, and takes a thousand of both.
@@ -126,3 +128,17 @@ def ocr_options(
 
 
 OcrOptions = Annotated[RecogniseOptions, Depends(ocr_options)]
+
+
+def page_choice(
+    page: Annotated[int, Form(ge=1, description="Which page of a PDF or TIFF to read, from 1 on.")] = 1,
+    dpi: Annotated[
+        int, Form(ge=LOWEST_DPI, le=HIGHEST_DPI, description="At how many dots per inch a PDF's page is rendered.")
+    ] = DEFAULT_DPI,
+    password: Annotated[Text, Form(max_length=LONGEST_PASSWORD, description="Opens an encrypted PDF.")] = "",
+) -> PageChoice:
+    """Return which page of the file is to be read."""
+    return PageChoice(page, dpi, password)
+
+
+ChosenPage = Annotated[PageChoice, Depends(page_choice)]

@@ -14,11 +14,12 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 from starlette.types import Receive
 
-from app.api.forms import FormRoute, OcrOptions
+from app.api.forms import ChosenPage, FormRoute, OcrOptions
 from app.api.problems import Problem, problem
 from app.api.reader import ReadPage
 from app.api.schemas import ModeJson, ModesResponse, OcrResponse
 from app.errors import ClientGone, InternalError, InvalidParameter, ServiceError
+from app.ingest.choice import PageChoice
 from app.ocr.modes import MODES, prompt_template
 from app.ocr.resolution import RESOLUTIONS
 from app.ocr.service import RecogniseOptions, Restart
@@ -41,7 +42,7 @@ _REASONS = {
     408: "The upload stalled.",
     413: "The upload, its pixels or its frames are over a limit.",
     415: "Not a file type that is read.",
-    422: "A field or the picture is not acceptable.",
+    422: "A field or the file is not acceptable.",
     429: "Too many requests are waiting; see Retry-After.",
     503: "The engine is not ready or failed; see Retry-After.",
     504: "Reading the page took too long.",
@@ -68,18 +69,21 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 async def read_picture(
     request: Request,
     image: Annotated[
-        UploadFile, File(description="The picture: JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC.")
+        UploadFile,
+        File(description="The file: a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC) or a PDF."),
     ],
+    choice: ChosenPage,
     options: OcrOptions,
     stream: Annotated[bool, Form(description="Answer with server-sent events while the page is being read.")] = False,
 ) -> Response:
-    """Read one picture."""
+    """Read one picture, or one page of a PDF or TIFF."""
     if (count := len((await request.form()).getlist("image"))) > 1:
-        raise InvalidParameter(f"Field 'image' was sent {count} times. Send one picture in each request.")
+        raise InvalidParameter(f"Field 'image' was sent {count} times. Send one file in each request.")
     if stream:
-        return await _stream(request, image, options)
+        return await _stream(request, image, choice, options)
     state = request.app.state
-    page = await until_disconnect(request.receive, state.reader.read(image.read, options, request.state.request_id))
+    reading = state.reader.read(image.read, choice, options, request.state.request_id)
+    page = await until_disconnect(request.receive, reading)
     return Response(_answer(request, page, options).model_dump_json(), media_type="application/json")
 
 
@@ -130,9 +134,9 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _stream(request: Request, image: UploadFile, options: RecogniseOptions) -> Response:
+async def _stream(request: Request, image: UploadFile, choice: PageChoice, options: RecogniseOptions) -> Response:
     """Answer with events; what fails before the first text still gets its own HTTP status."""
-    parts = request.app.state.reader.stream(image.read, options, request.state.request_id)
+    parts = request.app.state.reader.stream(image.read, choice, options, request.state.request_id)
     request.state.until_sent.push_async_callback(parts.aclose)
     first = await until_disconnect(request.receive, anext(parts))
 
@@ -143,6 +147,9 @@ async def _stream(request: Request, image: UploadFile, options: RecogniseOptions
                 yield _progress_event(part)
                 part = await anext(parts)
             yield ServerSentEvent(event="result", data=_answer(request, part, options).model_dump_json())
+        except (asyncio.CancelledError, GeneratorExit):
+            request.state.error_code = ClientGone.code
+            raise
         except ServiceError as error:
             yield _error_event(error, request)
         except Exception:

@@ -48,6 +48,12 @@ class Metadata(BaseModel):
     engine: str
     model: str
     resolution: str = Field(description="The resolution really used: a published name, pixels, or 'native'.")
+    page: int = Field(description="Which page of the file this is, from 1 on.")
+    pages: int = Field(description="How many pages the file has; 1 for pictures.")
+    dpi: float | None = Field(
+        description="At how many dots per inch the page of a PDF was rendered: lower than asked for where it would have "
+        "had too many pixels. Null for pictures."
+    )
     notice: str | None = Field(description=NOTICE)
 
 
@@ -89,6 +95,9 @@ class OcrResponse(BaseModel):
                 engine=engine.name,
                 model=engine.model,
                 resolution=recognition.finish.resolution,
+                page=page.number,
+                pages=page.pages,
+                dpi=page.dpi,
                 notice=engine.capabilities().notice,
             ),
             finish_reason=recognition.finish.reason,

@@ -1,4 +1,4 @@
-"""Bytes of a picture file to one page; runs in the decoder's worker processes."""
+"""A file to one of its pages; runs in the decoder's worker processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import pi_heif
 
@@ -23,11 +24,13 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from app.errors import MultiPageNotSupported, TooManyFrames, TooManyPixels, UnreadableImage
+from app.errors import PageOutOfRange, TooManyFrames, TooManyPixels, UnreadableImage
+from app.ingest.choice import FIRST_PAGE, PageChoice
 from app.ingest.colour import scale_transparency, to_rgb
 from app.ingest.headers import gif_frames, jpeg_is_cut_short, webp_canvas
 from app.ingest.limits import IngestLimits
-from app.ingest.sniff import recognise_format
+from app.ingest.pdf import PdfFile
+from app.ingest.sniff import HEAD_BYTES, find_format, recognise_format
 from app.page import Page
 
 # What Pillow's plugins have been seen to raise on damaged files, beyond the OSError they document.
@@ -71,26 +74,41 @@ def _prepare_libraries() -> None:
 _prepare_libraries()
 
 
-def decode(data: bytes, limits: IngestLimits) -> Page:
-    """Return the picture in `data` as the person sees it; of an animation the first frame.
+def decode(source: bytes | Path, limits: IngestLimits, choice: PageChoice = FIRST_PAGE) -> Page:
+    """Return the chosen page of a file, given as its bytes or its path, as the person sees it.
 
-    Raises the ServiceError that names what is wrong with the file; sizes and frames are judged by
-    the header, before pixels are decoded.
+    Pages are those of a PDF or a TIFF; any other picture has one, of an animation the first frame.
+    Raises the ServiceError that names what is wrong with the file; sizes and frames are judged
+    before pixels are decoded.
     """
+    if is_pdf(source):
+        with PdfFile(source, choice.password) as pdf:
+            return pdf.render(choice.number, choice.dpi, limits.max_pixels)
+    return _decode_picture(source if isinstance(source, bytes) else source.read_bytes(), limits, choice.number)
+
+
+def is_pdf(source: bytes | Path) -> bool:
+    """Say whether a file begins as a PDF does."""
+    if isinstance(source, bytes):
+        return find_format(source[:HEAD_BYTES]) == "PDF"
+    with source.open("rb") as file:
+        return find_format(file.read(HEAD_BYTES)) == "PDF"
+
+
+def _decode_picture(data: bytes, limits: IngestLimits, number: int) -> Page:
     format_name = recognise_format(data)
     with _damage_reported(_NAMES.get(format_name, format_name)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of oddities that it reads all the same
         if format_name == "WEBP":
             _check_pixels(webp_canvas(data), limits)  # opening one allocates its canvas
         with _open(data, format_name) as image:
-            _check_pixels(image.size, limits)
-            _check_frames(image, data, limits)
+            pages = _go_to_page(image, data, limits, number)
             scale_transparency(image)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # for what only decoding brings up, such as a TIFF's tiles
             image.load()
             if format_name == "JPEG" and jpeg_is_cut_short(data):
                 raise EOFError("no end of image")
-            return Page(to_rgb(image, _orientation(image)), format_name)
+            return Page(to_rgb(image, _orientation(image)), format_name, number, pages)
 
 
 @contextlib.contextmanager
@@ -135,37 +153,41 @@ def _mega(pixels: int) -> str:
     return f"{pixels / 1e6:,.1f}" if pixels >= 10**6 else f"{pixels / 1e6:.6f}".rstrip("0").rstrip(".")
 
 
-def _check_frames(image: Image.Image, data: bytes, limits: IngestLimits) -> None:
-    """Refuse files with several pages or too many frames; leave a TIFF at its one page."""
+def _go_to_page(image: Image.Image, data: bytes, limits: IngestLimits, number: int) -> int:
+    """Bring `image` to its page `number` and return how many there are; refuse too many pixels or frames."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _seek_to_only_page(image, limits)
-        return
+        pages = _tiff_pages(image, limits)
+        if not 1 <= number <= len(pages):
+            raise PageOutOfRange.of(number, len(pages))
+        image.seek(pages[number - 1])
+        _check_pixels(image.size, limits)
+        return len(pages)
+    _check_pixels(image.size, limits)
     frames = gif_frames(data) if image.format == "GIF" else getattr(image, "n_frames", 1)
     if frames > limits.max_frames:
         raise TooManyFrames(
             f"The file has {frames:,} frames; at most {limits.max_frames:,} are accepted. Send one picture."
         )
+    if number != 1:
+        raise PageOutOfRange.of(number, 1)
+    return 1
 
 
-def _seek_to_only_page(image: TiffImagePlugin.TiffImageFile, limits: IngestLimits) -> None:
-    pages = []
+def _tiff_pages(image: TiffImagePlugin.TiffImageFile, limits: IngestLimits) -> list[int]:
+    """Return the frames that are pages, at least one: thumbnails and masks are none."""
+    pages: list[int] = []
     for frame in range(limits.max_frames + 1):
         try:
             image.seek(frame)
         except EOFError:
-            break
+            return pages or [0]
         except SyntaxError:  # a frame Pillow cannot read; its tags say all the same what it is
             pass
         if not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & _THUMBNAIL_OR_MASK:
             pages.append(frame)
-    else:
-        raise TooManyFrames(f"The file has more than {limits.max_frames:,} frames. Send one picture.")
-    if len(pages) > 1:
-        raise MultiPageNotSupported(
-            f"The TIFF file holds {len(pages):,} pages, and only single pages are read yet. Send the pages one by one."
-        )
-    image.seek(pages[0] if pages else 0)
-    _check_pixels(image.size, limits)
+    raise TooManyFrames(
+        f"The file has more than {limits.max_frames:,} frames. Split it, and send parts with fewer pages."
+    )
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
-from app.errors import DecodeTimeout, EngineNotReady, ShuttingDown, UnreadableImage
+from app.errors import DecodeTimeout, EngineNotReady, ServiceError, ShuttingDown, UnreadableImage, UnreadablePdf
 from app.exchange import Exchange
+from app.ingest.choice import FIRST_PAGE, PageChoice
+from app.ingest.decode import is_pdf
 from app.ingest.limits import IngestLimits
 from app.ingest.sandbox import decode_confined, prepare_process
 from app.page import Page
@@ -45,8 +48,8 @@ class Decoder:
         """Start every worker; without it, each starts with its first job."""
         await asyncio.gather(*(seat.worker.start() for seat in self._seats))
 
-    async def decode(self, data: bytes) -> Page:
-        """Return the page in `data`, after waiting for a free worker.
+    async def decode(self, source: bytes | Path, choice: PageChoice = FIRST_PAGE) -> Page:
+        """Return the chosen page of a file, given as its bytes or its path, after waiting for a free worker.
 
         Raises the ServiceError that says what is wrong with the file. When cancelled, the worker is
         killed and the next job gets a fresh one.
@@ -54,7 +57,7 @@ class Decoder:
         seat = await self._idle.get()
         try:
             await self._start(seat.worker)
-            return await self._decode_at(seat, data)
+            return await self._decode_at(seat, source, choice)
         finally:
             self._idle.put_nowait(seat)
 
@@ -63,27 +66,22 @@ class Decoder:
         self._stopped = True
         await asyncio.gather(*(seat.worker.stop() for seat in self._seats))
 
-    async def _decode_at(self, seat: _Seat, data: bytes) -> Page:
+    async def _decode_at(self, seat: _Seat, source: bytes | Path, choice: PageChoice) -> Page:
         limit = self._limits.decode_timeout
-        upload = seat.exchange.ship(data)
+        sent = seat.exchange.ship(source) if isinstance(source, bytes) else source
         try:
-            return Page(*await seat.worker.call(decode_confined, upload, self._limits, timeout=limit))
+            return Page(*await seat.worker.call(decode_confined, sent, self._limits, choice, timeout=limit))
         except WorkerTimeout:
-            log.warning("decoder_killed", reason="timeout", seconds=limit, bytes=len(data))
-            raise DecodeTimeout(
-                f"Decoding the picture took longer than {limit:g} s and was given up. "
-                "Save it again as JPEG or PNG, or smaller."
-            ) from None
+            log.warning("decoder_killed", reason="timeout", seconds=limit, bytes=_size(source))
+            raise _too_slow(source, choice, limit) from None
         except WorkerCrashed as crash:
             if self._stopped:
                 raise ShuttingDown from None
-            log.warning("decoder_killed", reason="crash", exitcode=crash.exitcode, bytes=len(data))
-            raise UnreadableImage(
-                "The picture crashed its decoder. Save it again as JPEG or PNG and send that."
-            ) from None
+            log.warning("decoder_killed", reason="crash", exitcode=crash.exitcode, bytes=_size(source))
+            raise _crashing(source, choice) from None
         except WorkerJobFailed as failure:
-            log.error("decoder_failed", kind=failure.kind, trace=str(failure), bytes=len(data))
-            raise UnreadableImage from None
+            log.error("decoder_failed", kind=failure.kind, trace=str(failure), bytes=_size(source))
+            raise (UnreadablePdf if is_pdf(source) else UnreadableImage) from None
 
     async def _start(self, worker: WorkerProcess) -> None:
         """Start `worker` where it does not run; a failure here is the machine's, not the file's."""
@@ -101,3 +99,27 @@ class Decoder:
 def _new_seat(name: str) -> _Seat:
     exchange = Exchange()
     return _Seat(WorkerProcess(name, prepare_process, (exchange,)), exchange)
+
+
+def _size(source: bytes | Path) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _too_slow(source: bytes | Path, choice: PageChoice, seconds: float) -> DecodeTimeout:
+    if is_pdf(source):
+        return DecodeTimeout(
+            f"Rendering page {choice.number:,} of the PDF took longer than {seconds:g} s and was given up. "
+            "Ask for a lower dpi, or print the page to a new PDF."
+        )
+    return DecodeTimeout(
+        f"Decoding the picture took longer than {seconds:g} s and was given up. Save it again as JPEG or PNG, or smaller."
+    )
+
+
+def _crashing(source: bytes | Path, choice: PageChoice) -> ServiceError:
+    if is_pdf(source):
+        return UnreadablePdf(
+            f"Page {choice.number:,} of the PDF is damaged, or takes more memory to render than the service allows. "
+            "Ask for a lower dpi, or print the page to a new PDF."
+        )
+    return UnreadableImage("The picture crashed its decoder. Save it again as JPEG or PNG and send that.")

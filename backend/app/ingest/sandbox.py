@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.exchange import Exchange, Shipped
+from app.ingest.choice import PageChoice
 from app.ingest.decode import decode
 from app.ingest.limits import IngestLimits
 
@@ -33,15 +34,18 @@ def prepare_process(exchange: Exchange) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def decode_confined(data: bytes, limits: IngestLimits) -> tuple[Shipped, str]:
-    """Return the pixels of `decode(data, limits)`, to be shipped, and the source format.
+def decode_confined(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice
+) -> tuple[Shipped, str, int, int, float | None]:
+    """Return what makes the Page of `decode(source, limits, choice)`, its pixels to be shipped.
 
     A file that wants more memory than `memory_allowance` is refused.
     """
     assert _exchange is not None, "prepare_process runs first"
-    with address_space_limit(memory_allowance(len(data), limits)):
-        page = decode(data, limits)
-    return _exchange.ship(page.pixels), page.source_format
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    with address_space_limit(memory_allowance(size, limits)):
+        page = decode(source, limits, choice)
+    return _exchange.ship(page.pixels), page.source_format, page.number, page.pages, page.dpi
 
 
 def memory_allowance(upload_bytes: int, limits: IngestLimits) -> int:
@@ -49,6 +53,7 @@ def memory_allowance(upload_bytes: int, limits: IngestLimits) -> int:
 
     Per pixel, measured over all formats: 25 at most, for JPEG 2000 with alpha in a single tile; 16 for
     WebP, 10 for AVIF and HEIC, 7 for the others, of which 3 are the page and 4 Pillow's own copy.
+    A PDF's page takes 3, and what its own pictures take comes on top.
     Some decoders copy the upload. The fixed part is for small pictures, thread stacks and allocator arenas.
     """
     return _BYTES_PER_PIXEL * limits.max_pixels + _COPIES_OF_UPLOAD * upload_bytes + _FIXED_BYTES

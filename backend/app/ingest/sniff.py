@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
-from app.errors import EmptyUpload, PdfNotSupported, UnsupportedMediaType
+from app.errors import EmptyUpload, UnsupportedMediaType
 
-ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC"
+ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 or HEIC, or a PDF"
+
+# How much of a file tells its format. Readers of PDF look for its header within the first 1024 bytes
+# (PDF 1.7, annex H, note 13).
+HEAD_BYTES = 1024
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -28,9 +32,6 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 
 # "BM" alone starts too many texts; the size of the header after it takes one of these values.
 _BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
-
-# Readers of PDF look for its header within the first 1024 bytes (PDF 1.7, annex H, note 13).
-_PDF_HEADER_WITHIN = 1024
 
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file"),
@@ -66,30 +67,36 @@ _ZIPPED: tuple[tuple[bytes, str], ...] = (
 
 
 def recognise_format(data: bytes) -> str:
-    """Return the accepted format of `data` as Pillow names it.
+    """Return the accepted format of `data` as Pillow names it, or "PDF".
 
-    Raises EmptyUpload, PdfNotSupported, or UnsupportedMediaType with what the file looks like.
+    Raises EmptyUpload, or UnsupportedMediaType with what the file looks like.
     """
     if not data:
         raise EmptyUpload
+    known = find_format(data[:HEAD_BYTES])
+    if known is not None:
+        return known
+    looks_like = _describe(data)
+    seen = f"The file looks like {looks_like}" if looks_like else "The file is of no known picture type"
+    raise UnsupportedMediaType(f"{seen}. Send a picture as {ACCEPTED}.")
+
+
+def find_format(head: bytes) -> str | None:
+    """Return the accepted format of a file that begins with `head`, HEAD_BYTES of it; None where there is none."""
     for signature, name in _SIGNATURES:
-        if data.startswith(signature):
+        if head.startswith(signature):
             return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if data[4:8] == b"ftyp":
-        brands = _brands(data)
+    if head[4:8] == b"ftyp":
+        brands = _brands(head)
         if brands & _AVIF_BRANDS:
             return "AVIF"
         if brands & _HEIF_BRANDS:
             return "HEIF"
-    if b"%PDF-" in data[:_PDF_HEADER_WITHIN]:
-        raise PdfNotSupported
-    looks_like = _describe(data)
-    seen = f"The file looks like {looks_like}" if looks_like else "The file is of no known picture type"
-    raise UnsupportedMediaType(f"{seen}. Send a picture as {ACCEPTED}.")
+    return "PDF" if b"%PDF-" in head else None
 
 
 def _brands(data: bytes) -> set[bytes]:
