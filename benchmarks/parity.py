@@ -224,6 +224,7 @@ def run_children(arguments: argparse.Namespace, work: Path, dtype: str) -> dict[
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",  # a busy machine is no fault
             "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # apply_model sends a function
         }
         # Not "-m": functions sent to vLLM's worker must not live in __main__.

@@ -101,9 +101,9 @@ def slot_labels(pages: Sequence[Page], side: int, cell: int, slots: int) -> NDAr
 
 # Shares of (kind of page, task) in training.
 MIXTURE: tuple[tuple[tuple[Kind, Task], float], ...] = (
-    (("lines", "free"), 0.40),
+    (("lines", "free"), 0.37),
     (("lines", "boxes"), 0.22),
-    (("lines", "locate"), 0.12),
+    (("lines", "locate"), 0.15),
     (("document", "markdown"), 0.16),
     (("document", "free"), 0.05),
     (("document", "boxes"), 0.05),
