@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+VLLM ?=
 IMAGE ?= cpu vllm-direct vllm
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -17,7 +18,7 @@ FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-ad
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst bench-pdf parity serve-tiny eval-tiny tiny-reader clean system-packages
+        bench bench-accuracy bench-overhead bench-burst bench-pdf parity compat serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +77,9 @@ bench-pdf: TEST_PACKAGES += poppler-utils
 parity: $(VENV)/.vllm build/parity/.torchvision build/parity/full/.written system-packages ## hold our model module against the class that vLLM ships, at full size (24 GB of memory, 7 GB of disk, an hour)
 	@$(VENV)/bin/python -m benchmarks.parity --torchvision build/parity/packages --checkpoint build/parity/full $(ARGS)
 
+compat: $(VENV)/.dev system-packages ## run the contract tests on every supported release of vLLM (VLLM=0.16.0: one; an hour, 30 GB of disk)
+	@$(VENV)/bin/python -m tools.compat $(VLLM) $(ARGS)
+
 serve-tiny: $(VENV)/.vllm ## serve a small test model with vLLM on the CPU (Linux, Python 3.11 or newer; 3.5 GB)
 	@exec $(VENV)/bin/python -m tools.tiny_reader.serve
 
@@ -86,6 +90,7 @@ tiny-reader: $(VENV)/.vllm system-packages ## train that model anew on an NVIDIA
 	@$(VENV)/bin/python -m tools.tiny_reader.train build/tiny-reader --minutes 60 $(ARGS)
 
 eval-tiny tiny-reader: TEST_PACKAGES += $(FONT_PACKAGES)
+compat: TEST_PACKAGES += g++
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info

@@ -261,13 +261,13 @@ def test_the_prompt_needs_one_marker_for_each_picture(small_checkpoint: Path) ->
         encode_prompt(tokenizer, "<image>\nWhat does <image> mean?")
 
 
-@pytest.mark.parametrize("version", ["0.25.9", "0.34.0", "1.0.0", "dev"])
+@pytest.mark.parametrize("version", ["0.11.0", "0.10.2", "0.34.0", "1.0.0", "dev"])
 def test_a_release_outside_the_supported_range_is_refused_by_name(version: str) -> None:
     from app import vllm_compat
 
     with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
         vllm_compat.check_supported(vllm_compat.parse_version(version), version)
-    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.26 to 0.33."
+    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.11.2 to 0.33."
     vllm_compat.check_supported(vllm_compat.parse_version("0.33.1.dev3+g123"), "")
 
 

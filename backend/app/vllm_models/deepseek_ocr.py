@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from app.vllm_compat import (
     MULTIMODAL_REGISTRY,
     IntermediateTensors,
-    SupportsMultiModal,
-    SupportsPP,
+    PictureModelBase,
     VllmConfig,
     init_vllm_registered_model,
     language_part,
@@ -34,7 +33,7 @@ from app.vllm_models.processing import PictureDummies, PictureInfo, PictureProce
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessor, info=PictureInfo, dummy_inputs=PictureDummies)
-class DeepseekOCRForCausalLM(nn.Module, SupportsMultiModal, SupportsPP):
+class DeepseekOCRForCausalLM(PictureModelBase):
     """DeepSeek-OCR with its view options chosen per request."""
 
     @classmethod

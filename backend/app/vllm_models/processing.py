@@ -20,6 +20,7 @@ from app.vllm_compat import (
     ProcessorBatchItems,
     PromptReplacement,
     PromptUpdate,
+    picture_field,
     processor_defaults,
 )
 from app.vllm_models import IMAGE_TOKEN, image_token_id
@@ -111,9 +112,6 @@ class PictureProcessor(PictureProcessorBase):
 
     info: PictureInfo
 
-    def _get_data_parser(self) -> PictureParser:
-        return PictureParser()  # asked of the processor up to vLLM 0.15, of the info from 0.16 on
-
     def process_pictures(self, pictures: Sequence[Any], options: Mapping[str, object]) -> dict[str, Any]:
         """Return uint8 views as tensors without copying them, one entry per picture."""
         views = self.info.cut_views(pictures, options)
@@ -127,9 +125,9 @@ class PictureProcessor(PictureProcessorBase):
         self, hf_inputs: Mapping[str, Any], hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
         return {
-            "global_view": MultiModalFieldConfig.batched("image"),
-            "tiles": MultiModalFieldConfig.batched("image"),
-            "grid": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+            "global_view": picture_field(),
+            "tiles": picture_field(),
+            "grid": picture_field(keep_on_cpu=True),
         }
 
     def _get_prompt_updates(

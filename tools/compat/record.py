@@ -1,0 +1,87 @@
+"""The results: a JSON file that runs add to, and the page written from it alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tools.compat.contracts import CONTRACTS, FAILED, NOT_RUN, PASSED, TESTS
+from tools.compat.environment import ROOT
+from tools.compat.releases import numbers
+
+RESULTS = ROOT / "docs" / "vllm-compatibility-matrix.json"
+PAGE = ROOT / "docs" / "vllm-compatibility-matrix.md"
+
+_MARKS = {PASSED: "yes", FAILED: "**no**", NOT_RUN: "-"}
+_SHARED = ("transformers", "fastapi", "pydantic", "pillow", "numpy")
+
+Result = dict[str, Any]
+
+
+def source_hash() -> str:
+    """Return a hash of what decides a result: the model, the shims, the engine and the contract tests."""
+    app = ROOT / "backend" / "app"
+    files = [*app.glob("vllm_models/*.py"), app / "vllm_compat.py", *app.glob("engine/vllm_*.py"), ROOT / TESTS]
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f"{file.relative_to(ROOT).as_posix()}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def read_results(path: Path = RESULTS) -> dict[str, Result]:
+    """Return the recorded results by release."""
+    results: dict[str, Result] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return results
+
+
+def write_result(version: str, result: Result, path: Path = RESULTS, page: Path = PAGE) -> None:
+    """Add one result, or replace it, and write the page anew."""
+    results = read_results(path) | {version: result}
+    ordered = {number: results[number] for number in sorted(results, key=numbers, reverse=True)}
+    path.write_text(json.dumps(ordered, indent=2) + "\n", "utf-8")
+    page.write_text(render(ordered), "utf-8")
+
+
+def is_green(result: Result) -> bool:
+    return set(result["contracts"].values()) == {PASSED} and set(result["contracts"]) == set(CONTRACTS)
+
+
+def render(results: dict[str, Result]) -> str:
+    """Return the page: what happened, and what each column means."""
+    lines = [
+        "# vLLM releases that were run",
+        "",
+        "Written by `make compat` from [vllm-compatibility-matrix.json](vllm-compatibility-matrix.json); do not edit.",
+        f"Each release was installed as its CPU build and ran `{TESTS}` with the",
+        "[tiny reader](../models/tiny-reader/README.md). `make compat VLLM=0.16.0` runs one of them.",
+        "vLLM 0.33.0 has no CPU build, so it is not here.",
+        "",
+        _row(["vLLM", "PyTorch", *CONTRACTS, "Seconds", "Sources"]),
+        _row(["---"] * (len(CONTRACTS) + 4)),
+    ]
+    for version, result in results.items():
+        marks = [_MARKS[result["contracts"].get(name, NOT_RUN)] for name in CONTRACTS]
+        lines.append(_row([version, result["torch"], *marks, str(result["seconds"]["contracts"]), result["sources"]]))
+    lines += ["", "yes: passed. **no**: failed. -: not run, because something before it failed.", ""]
+    lines += ["| Contract | Holds when |", "| --- | --- |"]
+    lines += [_row([name, meaning]) for name, meaning in CONTRACTS.items()]
+    lines += ["", "Seconds are those of the contracts, the engine's start among them, without the installation."]
+    lines += [
+        "Sources is a hash of the model, the shims, the engine and the contract tests that ran: where it differs, a row was"
+    ]
+    lines += ["run before a change, and `make compat` runs it again.", ""]
+    lines += ["With these packages, as each release's own requirements choose them beside the service's:", ""]
+    lines += [_row(["vLLM", *_SHARED]), _row(["---"] * (len(_SHARED) + 1))]
+    lines += [
+        _row([version, *(result["packages"].get(name, "-") for name in _SHARED)]) for version, result in results.items()
+    ]
+    if failed := {version: result["failures"] for version, result in results.items() if result["failures"]}:
+        lines += ["", "What failed:", ""]
+        lines += [f"- {version}: `{failures[0].replace('`', '')}`" for version, failures in failed.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
