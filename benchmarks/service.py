@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 BACKEND = Path(__file__).resolve().parent.parent / "backend"
 SERVE = (sys.executable, "-m", "app", "serve")
@@ -21,7 +21,7 @@ SERVE = (sys.executable, "-m", "app", "serve")
 
 @dataclass
 class Served:
-    """A running service: its address, its process, which leads a process group, and where its log goes."""
+    """A running service: its address, its process, and where its log goes."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -49,9 +49,7 @@ def served(
     }
     with log.open("wb") as sink:
         # Another folder than the project's, so that no `.env` of the developer's is read.
-        process = subprocess.Popen(
-            command, cwd=log.parent, env=environment, stdout=sink, stderr=sink, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=log.parent, env=environment, stdout=sink, stderr=sink)
         try:
             service = Served(f"http://127.0.0.1:{port}", process, log)
             _wait_ready(service, ready_timeout)
@@ -61,7 +59,8 @@ def served(
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                for member in (*psutil.Process(process.pid).children(recursive=True), process):
+                    member.kill()
                 process.wait()
                 raise
 

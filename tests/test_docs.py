@@ -6,7 +6,6 @@ Tables are read as tables: what a page says of a setting, a field or a code stan
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -310,7 +309,8 @@ def service(tmp_path_factory):
         family = psutil.Process(running.process.pid).children(recursive=True)
         assert any(process.cmdline()[1:] == ["-m", "app", "serve"] for process in family)
         yield running
-        os.killpg(running.process.pid, signal.SIGINT)
+        for process in (*reversed(family), running.process):  # to all of them, as a terminal does
+            process.send_signal(signal.SIGINT)
         running.process.wait(timeout=60)
         assert not psutil.wait_procs(family, timeout=10)[1]
     log = running.log.read_text(encoding="utf-8")
