@@ -183,6 +183,12 @@ def test_planned_boxes_are_those_of_the_painted_ink_within_a_pixel_and_a_half(fa
     assert compared > 30
 
 
+def test_letters_are_no_larger_than_asked_for_when_the_page_is_finished(faces: Faces) -> None:
+    for seed in range(60):
+        page = plan_page(np.random.default_rng(seed), 640, kind="lines", max_lines=8, fonts=faces, largest=18)
+        assert all(14 <= run.size * 640 / page.look.draw_side <= 18 for run in page.runs)
+
+
 def test_sizes_beyond_the_training_range_can_be_planned_and_painted() -> None:
     large = load_faces([font for font in fonts.TRAINING if font.file_name == "DejaVuSans.ttf"], sizes=range(48, 61))
     page = plan(large, 3, side=1280)

@@ -63,11 +63,11 @@ def alone(reader: Reader, samples: list[Sample]) -> list[str]:
 
 
 def test_pages_are_read(samples: list[Sample], alone: list[str]) -> None:
-    """Four of a hundred characters may be wrong on so few pages; docs/tiny-reader.md has the figures on many."""
+    """On so few pages twice the card's share of errors may be; `make eval-tiny` reads many."""
     total = sum((score_text(text, sample.text) for text, sample in zip(alone, samples, strict=True)), Score())
     assert total.characters > 1000
-    assert total.error_rate < 0.04
-    assert total.perfect > len(samples) / 3
+    assert total.error_rate < 0.02
+    assert total.perfect > len(samples) / 2
 
 
 def test_sixteen_at_once_read_as_each_does_alone(reader: Reader, samples: list[Sample], alone: list[str]) -> None:
@@ -86,7 +86,7 @@ def test_every_line_has_its_box(reader: Reader, samples: list[Sample]) -> None:
         assert (body["image_dims"]["w"], body["image_dims"]["h"]) == sample.picture.size
         found = [tuple(box["box"]) for box in body["boxes"]]
         total += score_boxes(found, [line.box for line in sample.page.lines])
-    assert total.box_rate > 0.9
+    assert total.box_rate > 0.95
 
 
 @pytest.mark.parametrize(("orientation", "undo"), [(3, 180), (6, 90), (8, 270)])
@@ -122,7 +122,7 @@ def test_documents_become_markdown(reader: Reader, faces: dict[str, Faces]) -> N
         total += score_text(_letters(re.sub(r"\b(title|text|table)\n", "", read)), _letters(text))
         kinds |= set(wanted)
     assert kinds == {"title", "text", "table"}
-    assert total.error_rate < 0.05
+    assert total.error_rate < 0.03
 
 
 def _in_table(sample: Sample, line: object) -> bool:
@@ -135,7 +135,7 @@ def _letters(text: str) -> str:
 
 def test_a_term_is_found_where_it_stands(reader: Reader, samples: list[Sample]) -> None:
     """A line of each page, by its words; no page is so small that one could guess."""
-    assert locate_lines(reader, samples).box_rate > 0.4
+    assert locate_lines(reader, samples).box_rate > 0.5
 
 
 def test_it_says_that_it_is_a_test_reader(reader: Reader, samples: list[Sample], service: Served) -> None:

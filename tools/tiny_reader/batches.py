@@ -108,8 +108,12 @@ MIXTURE: tuple[tuple[tuple[Kind, Task], float], ...] = (
     (("document", "free"), 0.05),
     (("document", "boxes"), 0.05),
 )
-# A page of one line teaches where to look, a page of eight how to read on.
+# A page of one line teaches where to look, a page of eight how to read on. Once that is learnt, most of what is still
+# read wrongly is small type: from batch FULL_FROM on two pages of three are kept to it, and most may be full.
 MOST_LINES = (1, 2, 3, 4, 5, 6, 7, 8, 8, 8)
+MOST_LINES_LATER = (1, 2, 4, 6, 8, 8, 8, 8, 8, 8)
+LARGEST_LATER = (None, 26, 18)
+FULL_FROM = 4000
 LONGEST = 1024
 
 
@@ -118,10 +122,12 @@ def make_batch(seed: int, step: int, side: int, size: int, faces: Faces) -> Batc
     rng = np.random.default_rng((seed, step))
     kinds = [kind for kind, _ in MIXTURE]
     shares = np.array([share for _, share in MIXTURE])
+    lines, largest = (MOST_LINES, (None,)) if step < FULL_FROM else (MOST_LINES_LATER, LARGEST_LATER)
     made: list[tuple[Page, str, list[int], int]] = []
     for choice in rng.choice(len(kinds), size=size, p=shares / shares.sum()):
         kind, task = kinds[choice]
-        page = plan_page(rng, side, kind=kind, max_lines=int(rng.choice(MOST_LINES)), fonts=faces)
+        most, size = int(rng.choice(lines)), largest[int(rng.integers(len(largest)))]
+        page = plan_page(rng, side, kind=kind, max_lines=most, fonts=faces, largest=size)
         prompt, text = answer(page, task, rng)
         asked = prompt_ids(prompt)
         made.append((page, task, [*asked, *encode(text), EOS][: LONGEST + 1], len(asked)))

@@ -15,9 +15,9 @@ class Plan:
     """Everything a run depends on."""
 
     seed: int = 0
-    steps: int = 12000
+    steps: int = 11115
     warmup: int = 300
-    decay: int = 4200
+    decay: int = 3890
     # The side and the pages of a micro batch; steps take turns.
     sides: tuple[tuple[int, int], ...] = ((640, 192), (512, 288), (640, 192))
     # A step adds up the gradients of these many micro batches, on one GPU or shared out among several.

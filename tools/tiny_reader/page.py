@@ -91,11 +91,16 @@ class Page:
         return tuple(line for block in self.blocks for line in block.lines)
 
 
-def plan_page(rng: np.random.Generator, side: int, *, kind: Kind, max_lines: int, fonts: Faces) -> Page:
-    """Decide everything about one page: 1 to `max_lines` lines, or a document of so many lines of running text."""
+def plan_page(
+    rng: np.random.Generator, side: int, *, kind: Kind, max_lines: int, fonts: Faces, largest: int | None = None
+) -> Page:
+    """Decide everything about one page: 1 to `max_lines` lines, or a document of so many lines of running text.
+
+    Letters are at most `largest` pixels high; without it, the largest size of `fonts`.
+    """
     dice = seeded(int(rng.integers(1 << 62)))
     look = choose_look(dice, side)
-    largest = _LARGEST_BODY if kind == "document" else fonts.sizes[-1]
+    largest = min(largest or fonts.sizes[-1], _LARGEST_BODY if kind == "document" else fonts.sizes[-1])
     low, high = _draw_sizes(fonts, look.draw_side / side, largest)
     if low > high:  # no font size comes out right at this scale
         look = replace(look, draw_side=side)
