@@ -7,7 +7,7 @@ VLLM ?=
 IMAGE ?= cpu vllm-direct vllm
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-TEST_PACKAGES = curl fonts-dejavu-core fonts-liberation fonts-wqy-microhei
+TEST_PACKAGES = chromium curl fonts-dejavu-core fonts-liberation fonts-wqy-microhei poppler-utils postgresql
 # Those of tools/tiny_reader/fonts.py.
 FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-adf-universalis fonts-averia-serif-gwf \
                 fonts-cabin fonts-cantarell fonts-clear-sans fonts-crosextra-caladea fonts-dejavu-core \
@@ -18,7 +18,7 @@ FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-ad
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst bench-pdf parity compat serve-tiny eval-tiny tiny-reader clean system-packages
+        bench bench-accuracy bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf parity compat compat-shims serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,13 +29,14 @@ serve: $(VENV)/.runtime ## set up, then serve on port 8001 (settings: environmen
 test: $(VENV)/.dev $(VENV)/.vllm system-packages ## set up, then run the tests (ARGS="-k name" narrows them)
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types, import contracts, Dockerfiles, compose file
+check: $(VENV)/.dev ## format, lint, types, import contracts, Dockerfiles, compose file, workflows
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint Dockerfile.*
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(VENV)/.dev ## format the code and sort its imports
 	$(VENV)/bin/ruff check --fix .
@@ -58,7 +59,7 @@ api-key: $(VENV)/.runtime ## print a new API key and the hash to put into .env
 image-test: $(VENV)/.dev system-packages ## build the images without a Docker engine and read a page through each (IMAGE=cpu: one)
 	@tools/image_test.sh $(VENV)/bin/python $(IMAGE)
 
-bench: bench-accuracy bench-overhead bench-burst bench-pdf ## run every benchmark
+bench: bench-accuracy bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf ## run every benchmark
 
 bench-accuracy: $(VENV)/.dev system-packages ## character error rate over rendered pages, through HTTP
 	@$(VENV)/bin/python -m benchmarks.accuracy $(ARGS)
@@ -69,16 +70,23 @@ bench-overhead: $(VENV)/.dev system-packages ## time through the API against the
 bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, errors, memory
 	@$(VENV)/bin/python -m benchmarks.burst $(ARGS)
 
+bench-jobs: $(VENV)/.dev system-packages ## 300 pages under five kill -9, on SQLite and on PostgreSQL
+	@$(VENV)/bin/python -m benchmarks.jobs $(ARGS)
+
 bench-pdf: $(VENV)/.dev system-packages ## PDF pages rendered per second, beside pdftoppm
 	@$(VENV)/bin/python -m benchmarks.pdf_render $(ARGS)
 
-bench-pdf: TEST_PACKAGES += poppler-utils
+bench-searchable-pdf: $(VENV)/.dev system-packages ## words found in searchable PDFs where they are printed
+	@$(VENV)/bin/python -m benchmarks.searchable_pdf $(ARGS)
 
 parity: $(VENV)/.vllm build/parity/.torchvision build/parity/full/.written system-packages ## hold our model module against the class that vLLM ships, at full size (24 GB of memory, 7 GB of disk, an hour)
 	@$(VENV)/bin/python -m benchmarks.parity --torchvision build/parity/packages --checkpoint build/parity/full $(ARGS)
 
 compat: $(VENV)/.dev system-packages ## run the contract tests on every supported release of vLLM (VLLM=0.16.0: one; an hour, 30 GB of disk)
 	@$(VENV)/bin/python -m tools.compat $(VLLM) $(ARGS)
+
+compat-shims: $(VENV)/.dev system-packages ## take each version branch out on releases beside it (VLLM="0.10.2 0.11.2"), and see which fail
+	@$(VENV)/bin/python -m tools.compat.shims $(VLLM) $(ARGS)
 
 serve-tiny: $(VENV)/.vllm ## serve a small test model with vLLM on the CPU (Linux, Python 3.11 or newer; 3.5 GB)
 	@exec $(VENV)/bin/python -m tools.tiny_reader.serve
@@ -90,7 +98,7 @@ tiny-reader: $(VENV)/.vllm system-packages ## train that model anew on an NVIDIA
 	@$(VENV)/bin/python -m tools.tiny_reader.train build/tiny-reader --minutes 60 $(ARGS)
 
 eval-tiny tiny-reader: TEST_PACKAGES += $(FONT_PACKAGES)
-compat: TEST_PACKAGES += g++
+compat compat-shims: TEST_PACKAGES += g++
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info

@@ -11,7 +11,7 @@ from app.engine.base import Chunk, Engine, Finish, GenerationRequest, Resolution
 from app.errors import EngineFailed, ModeNotSupported
 from app.ocr.grounding import Box
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, MODES, Mode, build_prompt, find_mode
-from app.ocr.render import render, strip_code_fence
+from app.ocr.render import Figure, render, strip_code_fence
 from app.ocr.resolution import RESOLUTIONS
 from app.ocr.tables import extract_tables, to_csv, to_markdown
 from app.ocr.verdicts import is_looped
@@ -37,7 +37,7 @@ class RecogniseOptions:
 
 @dataclass(frozen=True)
 class Recognition:
-    """One page read: `text` for people, `raw_text` as the engine wrote it, boxes in pixels of the page.
+    """One page read: `text` for people, `raw_text` as the engine wrote it, boxes and figures in pixels of the page.
 
     `truncated` means the token limit ended the text; `looped` that it repeats itself without end.
     `attempts` is how many times the page was read: above 1 when the text before looped. `timing_ms`
@@ -55,6 +55,7 @@ class Recognition:
     looped: bool
     timing_ms: dict[str, float]
     attempts: int = 1
+    figures: tuple[Figure, ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -215,4 +216,5 @@ def _recognition(
         looped=looped,
         timing_ms={"engine": engine_ms, **finish.timing_ms, "render": render_ms},
         attempts=request.attempt + 1,
+        figures=rendered.figures,
     )

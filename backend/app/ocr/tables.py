@@ -26,7 +26,7 @@ TABLE_SEPARATOR = "---"
 """The line between two tables in CSV."""
 
 # "[^<>]*" ends at the next "<", so no two tags scan the same text.
-_STRUCTURE = re.compile(r"<(/?)(table|tr|td|th)(?=[\s/>])([^<>]*)>", re.IGNORECASE)
+TABLE_TAG = re.compile(r"<(/?)(table|tr|td|th)(?=[\s/>])([^<>]*)>", re.IGNORECASE)
 _SPAN = re.compile(r"\b(colspan|rowspan)\s*=\s*[\"']?\s*([0-9]{1,9})", re.IGNORECASE)
 _TABLE_EDGE = re.compile(r"<(/?)table(?=[\s/>])[^<>]*>", re.IGNORECASE)
 
@@ -60,7 +60,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class TableCell:
     text: str
     rowspan: int = 1
     colspan: int = 1
@@ -75,8 +75,8 @@ def extract_tables(markdown: str) -> tuple[Table, ...]:
     """
     tables: list[Table] = []
     budget = MAX_CELLS
-    for is_html, part in _parts(markdown):
-        for rows in _html_tables(part) if is_html else _pipe_tables(part):
+    for is_html, part in table_parts(markdown):
+        for rows in html_tables(part) if is_html else _pipe_tables(part):
             grid, spent = _grid(rows, budget)
             budget -= spent
             if grid:
@@ -129,7 +129,7 @@ def _markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
 
 
-def _parts(markdown: str) -> Iterator[tuple[bool, str]]:
+def table_parts(markdown: str) -> Iterator[tuple[bool, str]]:
     """Cut a text into HTML tables, from `<table>` to its `</table>` or the end, and what is around them."""
     start = depth = 0
     for edge in _TABLE_EDGE.finditer(markdown):
@@ -146,14 +146,14 @@ def _parts(markdown: str) -> Iterator[tuple[bool, str]]:
     yield depth > 0, markdown[start:]
 
 
-def _html_tables(text: str) -> Iterator[list[list[_Cell]]]:
+def html_tables(text: str) -> Iterator[list[list[TableCell]]]:
     """Yield the rows of each table; a `<table>` inside a cell belongs to the cell, another one starts anew."""
-    rows: list[list[_Cell]] = []
-    row: list[_Cell] | None = None
+    rows: list[list[TableCell]] = []
+    row: list[TableCell] | None = None
     cell_start: int | None = None
     spans = (1, 1)
     nested = 0
-    for tag in _STRUCTURE.finditer(text):
+    for tag in TABLE_TAG.finditer(text):
         closing, name = bool(tag[1]), tag[2].lower()
         if cell_start is not None and name == "table" and (nested or not closing):
             nested += -1 if closing else 1
@@ -161,7 +161,7 @@ def _html_tables(text: str) -> Iterator[list[list[_Cell]]]:
         if nested:
             continue
         if cell_start is not None and row is not None:
-            row.append(_Cell(_plain(text[cell_start : tag.start()]), *spans))
+            row.append(TableCell(plain_cell(text[cell_start : tag.start()]), *spans))
             cell_start = None
         if name in ("table", "tr"):
             row = None
@@ -175,7 +175,7 @@ def _html_tables(text: str) -> Iterator[list[list[_Cell]]]:
             if name != "tr":
                 cell_start, spans = tag.end(), _spans(tag[3])
     if cell_start is not None and row is not None:
-        row.append(_Cell(_plain(text[cell_start:]), *spans))
+        row.append(TableCell(plain_cell(text[cell_start:]), *spans))
     yield rows
 
 
@@ -184,7 +184,7 @@ def _spans(attributes: str) -> tuple[int, int]:
     return spans.get("rowspan", 1), spans.get("colspan", 1)
 
 
-def _pipe_tables(text: str) -> Iterator[list[list[_Cell]]]:
+def _pipe_tables(text: str) -> Iterator[list[list[TableCell]]]:
     """Yield the rows of each GitHub table: a header, a rule of as many cells, then lines that hold a pipe."""
     lines = text.split("\n")
     position = 0
@@ -198,7 +198,7 @@ def _pipe_tables(text: str) -> Iterator[list[list[_Cell]]]:
         while position < len(lines) and "|" in lines[position]:
             rows.append(_pipe_cells(lines[position]))
             position += 1
-        yield [[_Cell(_plain(cell.replace("\\|", "|"))) for cell in row] for row in rows]
+        yield [[TableCell(plain_cell(cell.replace("\\|", "|"))) for cell in row] for row in rows]
 
 
 def _is_rule(line: str, cells: int) -> bool:
@@ -213,7 +213,7 @@ def _pipe_cells(line: str) -> list[str]:
     return _UNESCAPED_PIPE.split(line)
 
 
-def _plain(fragment: str) -> str:
+def plain_cell(fragment: str) -> str:
     """Return the text of a piece of HTML: markup resolved, entities decoded, blanks collapsed, lines kept."""
     text = _MARKUP.sub(_markup_as_text, _SPACES.sub(" ", fragment))
     text = _REFERENCE.sub(lambda match: html.unescape(match[0]), text)
@@ -228,7 +228,7 @@ def _markup_as_text(tag: re.Match[str]) -> str:
     return "" if tag[1] else _OPENERS_AS_TEXT.get(name, "")
 
 
-def _grid(rows: list[list[_Cell]], budget: int) -> tuple[tuple[tuple[str, ...], ...], int]:
+def _grid(rows: list[list[TableCell]], budget: int) -> tuple[tuple[tuple[str, ...], ...], int]:
     """Lay cells out in a rectangle of at most `budget` cells; return it and how much of the budget it took.
 
     A rowspan covers rows that were written and adds none, as in browsers. Rows without a cell of
