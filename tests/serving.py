@@ -20,8 +20,9 @@ from app.settings import Settings
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings untouched by the machine's environment file; the fake engine unless said otherwise."""
-    return Settings(**{"_env_file": None, "inference_engine": "fake", "decode_workers": 1, **values})
+    """Settings untouched by the machine's environment file; the fake engine and no documents unless said otherwise."""
+    chosen = {"_env_file": None, "inference_engine": "fake", "decode_workers": 1, "jobs_enabled": False}
+    return Settings(**{**chosen, **values})
 
 
 def png(width: int = 40, height: int = 20, colour: str = "white") -> bytes:

@@ -199,14 +199,14 @@ def test_the_gpu_service_gets_the_gpus_and_keeps_models_and_caches() -> None:
         {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     ]
     assert service["environment"]["INFERENCE_ENGINE"] == "vllm_direct"
-    assert service["volumes"] == ["${MODELS_DIR:-models}:/models", "cache:/cache"]
-    assert set(COMPOSE["volumes"]) == {"models", "cache"}
+    assert service["volumes"] == ["${MODELS_DIR:-models}:/models", "cache:/cache", "data:/data"]
+    assert set(COMPOSE["volumes"]) == {"models", "cache", "data"}
     # With a read-only root, whatever is written must be in a volume or in /tmp.
     written = re.findall(
         r"^    (?:HOME|\w+_(?:HOME|CACHE|ROOT|DIR|PATH))=(\S+)", DOCKERFILES["Dockerfile.vllm-direct"], re.M
     )
-    assert len(written) == 8
-    assert all(path.startswith(("/models", "/cache")) for path in written)
+    assert len(written) == 9
+    assert all(path.startswith(("/models", "/cache", "/data")) for path in written)
 
 
 def test_compose_starts_one_service_by_default_and_one_for_the_cpu_profile() -> None:
@@ -218,7 +218,11 @@ def test_compose_starts_one_service_by_default_and_one_for_the_cpu_profile() -> 
 def test_the_cpu_service_needs_no_gpu_and_answers_to_the_same_name() -> None:
     service = COMPOSE["services"]["backend-direct-cpu"]
     assert service["build"]["dockerfile"] == "Dockerfile.cpu"
-    assert service["environment"] == {"API_HOST": "0.0.0.0", "API_PORT": "8001", "INFERENCE_ENGINE": "rapidocr"}
+    assert service["environment"] == {
+        **{"API_HOST": "0.0.0.0", "API_PORT": "8001", "DATA_DIR": "/data"},
+        "INFERENCE_ENGINE": "rapidocr",
+    }
+    assert service["volumes"] == ["data:/data"]
     assert service["ports"] == ["${API_PORT:-8001}:8001"]
     assert service["networks"]["default"]["aliases"] == ["backend-direct"]
     assert not {"deploy", "devices", "gpus", "runtime"} & set(service)
@@ -270,7 +274,7 @@ def test_the_gpu_images_are_the_same_but_for_where_vllm_comes_from() -> None:
     assert direct == scratch
     assert "ENTRYPOINT []" in direct
     assert "INFERENCE_ENGINE=vllm_direct" in direct
-    assert 'VOLUME ["/models", "/cache"]' in direct
+    assert 'VOLUME ["/models", "/cache", "/data"]' in direct
 
 
 def test_both_gpu_images_take_one_release_of_vllm_which_the_service_supports() -> None:

@@ -47,6 +47,23 @@ class NotFound(ServiceError):
     default_detail = "There is nothing at this address. GET / lists the routes."
 
 
+class TaskNotFound(NotFound):
+    code, title = "task_not_found", "No such task"
+    default_detail = "There is no task with this id. It was deleted, or kept longer than this service keeps tasks."
+
+
+class TaskFileNotFound(NotFound):
+    code, title = "task_file_not_found", "No such file"
+    default_detail = (
+        "This task has no such file. Its files are there once its status is 'succeeded'; its result lists them."
+    )
+
+
+class InvalidPath(ServiceError):
+    status, code, title = 400, "invalid_path", "Invalid path"
+    default_detail = "The address leads outside the files of the task."
+
+
 class MethodNotAllowed(ServiceError):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
     default_detail = "This address does not take that HTTP method; /docs shows which it takes."
@@ -55,6 +72,18 @@ class MethodNotAllowed(ServiceError):
 class UploadTimeout(ServiceError):
     status, code, title = 408, "upload_timeout", "Upload too slow"
     default_detail = "The upload stalled and was given up. Send it again."
+
+
+class TaskConflict(ServiceError):
+    status, code, title = 409, "task_conflict", "Not in this state"
+    default_detail = "The task is in a state that does not allow this."
+
+
+class IdempotencyConflict(ServiceError):
+    status, code, title = 409, "idempotency_conflict", "Idempotency key used before"
+    default_detail = (
+        "The Idempotency-Key was sent before with another file or other fields. Send a new key for a new document."
+    )
 
 
 class UploadTooLarge(ServiceError):
@@ -119,14 +148,22 @@ class WrongPassword(InvalidParameter):
     default_detail = "The password in the field 'password' does not open the PDF."
 
 
+class WebhookRefused(InvalidParameter):
+    code, title = "webhook_refused", "Webhook address refused"
+    default_detail = "Field 'webhook_url' must be an http or https address with a public host."
+
+
 class PageOutOfRange(InvalidParameter):
     code, title = "page_out_of_range", "No such page"
+    pages: int | None = None
 
     @classmethod
-    def of(cls, number: int, pages: int) -> PageOutOfRange:
-        """Return the error for page `number` of a file that has `pages` pages."""
+    def of(cls, number: int, pages: int, field: str = "page") -> PageOutOfRange:
+        """Return the error for page `number`, asked for in `field`, of a file that has `pages` pages."""
         has = "1 page" if pages == 1 else f"{pages:,} pages"
-        return cls(f"Field 'page' asks for page {number:,}, and the file has {has}. The first is page 1.")
+        error = cls(f"Field '{field}' asks for page {number:,}, and the file has {has}. The first is page 1.")
+        error.pages = pages
+        return error
 
 
 class DecodeTimeout(ServiceError):
@@ -145,6 +182,27 @@ class QueueFull(ServiceError):
     status, code, title = 429, "queue_full", "Too many requests waiting"
     default_detail = "The service has as much work as it accepts. Send the request again after the time in Retry-After."
     default_retry_after = 5
+
+
+class TooManyTasks(ServiceError):
+    status, code, title = 429, "too_many_tasks", "Too many documents waiting"
+    default_detail = (
+        "The service has as many unfinished documents as it accepts. Send it again after the time in Retry-After."
+    )
+    default_retry_after = 60
+
+
+class JobsDisabled(ServiceError):
+    status, code, title = 501, "jobs_disabled", "No documents here"
+    default_detail = "The operator has turned documents off. POST /api/ocr reads a single page."
+
+
+class DatabaseUnavailable(ServiceError):
+    status, code, title = 503, "database_unavailable", "Database unavailable"
+    default_detail = (
+        "The database of the documents does not answer. Send the request again after the time in Retry-After."
+    )
+    default_retry_after = 10
 
 
 class EngineNotReady(ServiceError):
@@ -184,3 +242,8 @@ class RecognitionTimeout(ServiceError):
     default_detail = (
         "Reading this page took longer than the service allows. Send it again when it is less busy, or scaled down."
     )
+
+
+class StorageFull(ServiceError):
+    status, code, title = 507, "storage_full", "Storage full"
+    default_detail = "The service has no room for another document. Delete tasks that are done with, or try later."

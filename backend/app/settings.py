@@ -75,6 +75,30 @@ class Settings(BaseSettings):
     shutdown_timeout_seconds: int = Field(120, ge=0)
     """Longest time in whole seconds a stopping service takes to finish the requests it has accepted; the others are answered 503."""
 
+    jobs_enabled: bool = True
+    """Whether documents are taken as durable tasks (POST /api/ocr/pdf). Without them nothing is written to DATA_DIR."""
+
+    data_dir: str = "data"
+    """Folder for uploaded documents, their results and, without DATABASE_URL, the database. Replicas with one DATABASE_URL share it."""
+
+    database_url: str = ""
+    """Where tasks are kept: `postgresql://user:password@host:5432/name`. Empty: SQLite, in DATA_DIR."""
+
+    max_tasks: int = Field(200, ge=1)
+    """Most unfinished documents; the next one is answered 429."""
+
+    max_data_mb: float = Field(20_000, gt=0)
+    """Most megabytes that documents and their results may take in DATA_DIR; past it, the next document is answered 507."""
+
+    task_retention_days: float = Field(7, ge=0)
+    """How many days a finished task is kept with its files. 0: until it is deleted by request."""
+
+    webhook_secret: str = ""
+    """Secret with which webhooks are signed. Empty: they are sent unsigned."""
+
+    webhook_allow_private: bool = False
+    """Whether webhooks may go to private, loopback and link-local addresses."""
+
     rapidocr_threads: int = Field(0, ge=0)
     """CPU threads of the rapidocr engine. 0: all cores this process may use."""
 
@@ -118,7 +142,7 @@ class Settings(BaseSettings):
     """vllm_direct: further engine arguments of vLLM as one JSON object, for example `{"kv_cache_dtype": "fp8"}`. The names are the fields of AsyncEngineArgs."""
 
     vllm_use_v1: bool = True
-    """Accepted for old environment files; has no effect, because vLLM has no other engine any more."""
+    """Accepted for old environment files; without effect, because vLLM has no other engine any more. Up to 0.11.0, `false` is refused: engine V0 knows no no-repeat rule."""
 
     base_size: int = Field(1024, ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=TOKEN_SIDE)
     """Side in pixels of the global view when a request names no resolution: a multiple of 64 from 64 to 2048."""

@@ -13,6 +13,19 @@ from tests.engines import SayingEngine, ScriptedEngine
 from tests.serving import png, serving, upload
 
 
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_html_is_given_when_it_is_asked_for(stream):
+    """Figures are inside, cut out of the page."""
+    fields = {"mode": "markdown", "html": "true", "stream": stream}
+    async with serving() as client:
+        answer = await client.post("/api/ocr", files=upload(png(100, 100)), data=fields)
+    text = answer.text.rpartition("data: ")[2] if stream == "true" else answer.text
+    html = json.loads(text)["html"]
+    assert html.startswith("<h1>The fake engine</h1>\n")
+    assert '<figure><img alt="images/page-1-img-1.jpg" src="data:image/jpeg;base64,/9j/' in html
+    assert html.endswith("<tr><td>height</td><td>100</td></tr></tbody></table>")
+
+
 async def test_answer_holds_the_whole_contract_and_what_was_added():
     """Every key of the predecessor, in its place, and the new ones beside them."""
     async with serving() as client:
@@ -47,6 +60,7 @@ async def test_answer_holds_the_whole_contract_and_what_was_added():
         "attempts": 1,
         "usage": {"prompt_tokens": 2, "image_tokens": 0, "output_tokens": 12},
         "request_id": "job-7",
+        "html": None,
     }
     assert set(timing) == {"queue", "decode", "engine", "render", "total"}
     assert answer.headers["x-request-id"] == "job-7"

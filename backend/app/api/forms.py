@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Form, Request, Response
@@ -23,6 +24,9 @@ LONGEST_PROMPT = 20_000
 LONGEST_TERM = 500
 LONGEST_PASSWORD = 500
 MOST_TOKENS = 1_000_000
+LONGEST_RANGES = 5_000
+LONGEST_URL = 2_000
+MOST_PRIORITY = 100
 
 # Starlette keeps each file's first megabyte and each text field whole in memory, and takes a thousand of both.
 MOST_FILES, MOST_FIELDS = 8, 64
@@ -142,3 +146,37 @@ def page_choice(
 
 
 ChosenPage = Annotated[PageChoice, Depends(page_choice)]
+
+
+@dataclass(frozen=True)
+class DocumentFields:
+    """What a document takes beside the options of a page."""
+
+    pages: str
+    dpi: float
+    password: str
+    priority: int
+    webhook_url: str
+
+
+def document_fields(
+    pages: Annotated[
+        Text, Form(max_length=LONGEST_RANGES, description="Which pages to read, such as 1-3,7,10-; all if empty.")
+    ] = "",
+    dpi: Annotated[
+        int, Form(ge=LOWEST_DPI, le=HIGHEST_DPI, description="At how many dots per inch a PDF's pages are rendered.")
+    ] = DEFAULT_DPI,
+    password: Annotated[Text, Form(max_length=LONGEST_PASSWORD, description="Opens an encrypted PDF.")] = "",
+    priority: Annotated[
+        int,
+        Form(ge=-MOST_PRIORITY, le=MOST_PRIORITY, description="Documents of a higher priority are read first."),
+    ] = 0,
+    webhook_url: Annotated[
+        Text, Form(max_length=LONGEST_URL, description="Where a POST tells of the end of the task.")
+    ] = "",
+) -> DocumentFields:
+    """Return what is to be done with a document."""
+    return DocumentFields(pages.strip(), dpi, password, priority, webhook_url.strip())
+
+
+Document = Annotated[DocumentFields, Depends(document_fields)]

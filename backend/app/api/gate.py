@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.datastructures import Headers
@@ -24,6 +25,12 @@ MEGABYTE = 1_000_000
 # Bytes a second, on average. An upload slower than this would hold its place for hours without ever falling silent;
 # the slowest mobile connections are five times as fast.
 SLOWEST_UPLOAD = 2_000
+
+
+# These carry no upload and need no engine.
+_TASK_ACTION = re.compile(r"/api/tasks/[^/]+/(cancel|retry)")
+# A document waits for the engine: it is taken while that is loading, too.
+_DOCUMENT = "/api/ocr/pdf"
 
 
 class Admission:
@@ -81,10 +88,10 @@ class Gate:
         try:
             headers = Headers(scope=scope)
             self._check_key(headers)
-            if scope["method"] != "POST":
+            if scope["method"] != "POST" or _TASK_ACTION.fullmatch(scope["path"]):
                 await self._app(scope, receive, send)
                 return
-            if (refused := self._refusal()) is not None:
+            if scope["path"] != _DOCUMENT and (refused := self._refusal()) is not None:
                 raise refused
             self._check_length(headers.get("content-length"))
             with self._admission.place():

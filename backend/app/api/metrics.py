@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from app.jobs.task import TaskState
 from app.ocr.service import Recognition
+from app.reader import ReadPage
 
 # From a thumbnail on a GPU to a dense page on a small CPU, in seconds.
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -46,12 +48,27 @@ class Metrics:
         )
         self.loops = Counter("ocr_loops", "Pages whose text repeats itself without end.", registry=self.registry)
         self.retries = Counter("ocr_retries", "Further readings of pages whose text looped.", registry=self.registry)
+        self.tasks = Gauge("ocr_tasks", "Documents in the database, by state.", ["state"], registry=self.registry)
+        self.task_pages = Counter(
+            "ocr_task_pages", "Pages of documents, read or failed.", ["outcome"], registry=self.registry
+        )
         Gauge("ocr_queue_depth", "Requests accepted and not yet answered.", registry=self.registry).set_function(
             queue_depth
         )
         Gauge("ocr_engine_ready", "1 while the engine serves requests.", registry=self.registry).set_function(
             lambda: float(engine_ready())
         )
+
+    def observe_task_page(self, page: ReadPage | None) -> None:
+        """Count a page of a document; None is one that failed."""
+        self.task_pages.labels("failed" if page is None else "read").inc()
+        if page is not None:
+            self.observe_page(page.recognition, page.timing_ms)
+
+    def observe_tasks(self, counts: dict[str, int]) -> None:
+        """Take over how many documents there are in each state."""
+        for state in TaskState:
+            self.tasks.labels(state.value).set(counts.get(state.value, 0))
 
     def observe_page(self, recognition: Recognition, timing_ms: dict[str, float]) -> None:
         """Count one page read, with its time in each stage."""

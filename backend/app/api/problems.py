@@ -114,6 +114,9 @@ _SENTENCES = {
 }
 
 
+_FILES = {"image": ("picture", "page.png"), "pdf": ("document", "document.pdf")}
+
+
 def describe_validation(errors: Sequence[Any]) -> str:
     """Return one sentence for each field that was refused, in our words."""
     return " ".join(_describe(error) for error in errors)
@@ -121,11 +124,10 @@ def describe_validation(errors: Sequence[Any]) -> str:
 
 def _describe(error: Mapping[str, Any]) -> str:
     field = str(error["loc"][-1]) if error.get("loc") else "body"
-    if field == "image":
+    if field in _FILES:
+        what, example = _FILES[field]
         if error.get("type") == "missing":
-            return "Field 'image' is missing. Send the picture as the multipart/form-data file field 'image', as in: curl -F image=@page.png."
-        return (
-            "Field 'image' arrived as text, not as a file. With curl, put @ before the file name: -F image=@page.png."
-        )
+            return f"Field '{field}' is missing. Send the {what} as the multipart/form-data file field '{field}', as in: curl -F {field}=@{example}."
+        return f"Field '{field}' arrived as text, not as a file. With curl, put @ before the file name: -F {field}=@{example}."
     sentence = _SENTENCES.get(str(error.get("type")), "has a value this service does not accept")
     return f"Field '{field}' {sentence.format(**error.get('ctx', {}))}."

@@ -1,0 +1,173 @@
+"""Reads the pages of tasks, one call a page, and writes each down before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from app.errors import (
+    DatabaseUnavailable,
+    EngineFailed,
+    EngineNotReady,
+    InternalError,
+    OutOfMemory,
+    ServiceError,
+    ShuttingDown,
+    StorageFull,
+)
+from app.ingest.choice import PageChoice
+from app.jobs.files import TaskFolder, rename_figures
+from app.jobs.store import Store
+from app.jobs.task import Task
+from app.jobs.turns import Turns
+from app.reader import PageReader, Picture, ReadPage
+from app.results.pages import PageFailure, PageResult
+
+log = structlog.get_logger()
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A page under which the engine dies this many times is taken for the cause.
+MOST_ENGINE_FAILURES = 3
+_ENGINE_POLL_SECONDS = 0.25
+_DATABASE_RETRY_SECONDS = 2.0
+
+# With the database and the files of a task, which block.
+_THREADS = 8
+
+
+class TaskPages:
+    """Reads pages in turns; `refusal` says why the engine reads nothing now, None while it does."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: PageReader,
+        refusal: Callable[[], ServiceError | None],
+        data: Path,
+        observe: Callable[[ReadPage | None], None],
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._refusal = refusal
+        self._data = data
+        self._observe = observe
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="jobs")
+        self._reading: dict[str, set[asyncio.Task[object]]] = {}
+        self.turns = Turns(reader.background_pages)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    async def patient(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks, again and again while the database is away."""
+        while True:
+            try:
+                return await self.blocking(function, *args, **kwargs)
+            except DatabaseUnavailable:
+                await asyncio.sleep(_DATABASE_RETRY_SECONDS)
+
+    async def read(self, task: Task, number: int) -> bool:
+        """Read a page, write it down, and say whether its task still wants pages.
+
+        What is wrong with the page is written down in its place. Cancelling this, or `stop`, leaves no trace of it.
+        """
+        reading: asyncio.Task[object] = asyncio.ensure_future(self._read(task, number))
+        of_task = self._reading.setdefault(task.id, set())
+        of_task.add(reading)
+        try:
+            await asyncio.wait({reading})
+            return bool(reading.result()) if not reading.cancelled() else False
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({reading})
+            of_task.discard(reading)
+            if not of_task:
+                self._reading.pop(task.id, None)
+
+    def stop(self, task_id: str) -> None:
+        """Abort the pages of a task that are being read."""
+        for reading in self._reading.get(task_id, ()):
+            reading.cancel()
+
+    @property
+    def active(self) -> list[str]:
+        """The tasks of which pages are being read."""
+        return list(self._reading)
+
+    async def _read(self, task: Task, number: int) -> bool:
+        folder = TaskFolder(self._data, task.id)
+        with structlog.contextvars.bound_contextvars(job=task.id, page=number):
+            try:
+                read = await self._recognise(task, number, folder.source)
+            except ShuttingDown:
+                await asyncio.Event().wait()  # until this is cancelled: the page is read after the next start
+                raise
+            except ServiceError as error:
+                log.warning("page_failed", code=error.code)
+                self._observe(None)
+                result = PageResult(number, failure=PageFailure(error.code, error.detail))
+            except Exception:
+                log.exception("page_failed", code=InternalError.code)
+                self._observe(None)
+                result = PageResult(number, failure=PageFailure(InternalError.code, InternalError.default_detail))
+            else:
+                result = PageResult.of(number, read.recognition, read.dpi)
+                result, pictures = rename_figures(result, read.pictures)
+                result = await self._with_pictures(folder, result, pictures)
+                self._observe(None if result.failure else read)
+                _log_page(read)
+            return await self.patient(self._store.add_page, task.id, task.run, result)
+
+    async def _with_pictures(self, folder: TaskFolder, page: PageResult, pictures: tuple[Picture, ...]) -> PageResult:
+        """Write the figures of a page, and return the page, or why it cannot be kept."""
+        try:
+            if pictures:
+                await self.blocking(folder.save_pictures, pictures)
+        except OSError as error:
+            log.error("page_failed", code=StorageFull.code, reason=error.strerror)
+            return PageResult(page.number, failure=PageFailure(StorageFull.code, StorageFull.default_detail))
+        return page
+
+    async def _recognise(self, task: Task, number: int, source: Path) -> ReadPage:
+        """Read a page, waiting while the engine is away."""
+        order, failures = task.order, 0
+        choice = PageChoice(number, order.dpi, order.password)
+        while True:
+            while self._refusal() is not None:  # noqa: ASYNC110 - engines are only asked
+                await asyncio.sleep(_ENGINE_POLL_SECONDS)
+            try:
+                return await self._reader.read_in_background(source, choice, order.options, f"{task.id}-{number}")
+            except EngineNotReady:
+                await asyncio.sleep(_ENGINE_POLL_SECONDS)
+            except (EngineFailed, OutOfMemory):
+                failures += 1
+                if failures == MOST_ENGINE_FAILURES:
+                    raise
+                await asyncio.sleep(failures)
+
+
+def _log_page(read: ReadPage) -> None:
+    recognition = read.recognition
+    log.info(
+        "page_recognised",
+        mode=recognition.mode,
+        characters=len(recognition.text),
+        boxes=len(recognition.boxes),
+        finish=recognition.finish.reason,
+        looped=recognition.looped,
+        attempts=recognition.attempts,
+        ms=round(read.timing_ms["total"], 1),
+    )

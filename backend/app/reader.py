@@ -1,0 +1,198 @@
+"""From an upload to a recognition, within bounds: pages in memory, engine places and time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from app.engine.base import Engine
+from app.errors import EngineFailed, RecognitionTimeout
+from app.ingest.choice import PageChoice
+from app.ingest.decoder import Decoder
+from app.ocr.render import Figure
+from app.ocr.service import RecogniseOptions, Recognition, Restart, check_options, recognise_stream
+from app.page import Page
+from app.places import Places
+
+Load = Callable[[], Awaitable[bytes]]
+T = TypeVar("T")
+
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure cut out of its page, under the name that the text links to."""
+
+    name: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class ReadPage:
+    """Page `number` of a file of `pages`, read, with the time in ms of every stage from upload to text.
+
+    `dpi` is at how many dots per inch it was rendered; None for pictures. `pictures` are the page's figures, where
+    they were asked for.
+    """
+
+    recognition: Recognition
+    number: int
+    pages: int
+    dpi: float | None
+    timing_ms: dict[str, float]
+    pictures: tuple[Picture, ...] = ()
+
+
+class PageReader:
+    """Decodes uploads and hands them to the engine, never holding more pages than it can use.
+
+    `decode_ahead` pages wait decoded beside those the engine reads; other requests wait with their
+    upload on disk. `timeout` is in seconds, from the end of the upload to the answer.
+
+    Pages of documents are read in the background: a request that someone waits for goes before them wherever there
+    is a queue. With an engine that reads one page at a time it waits for at most the page being read.
+    """
+
+    def __init__(self, engine: Engine, decoder: Decoder, *, decode_ahead: int, timeout: float) -> None:
+        concurrency = engine.capabilities().concurrency
+        self._engine = engine
+        self._decoder = decoder
+        self._timeout = timeout
+        # The last page in memory and, where the engine reads many side by side, some of its places are kept for requests.
+        self._pages = Places(concurrency + decode_ahead + 1, reserved=1)
+        self._decoders = Places(max(1, decode_ahead))
+        self._engine_places = Places(concurrency, reserved=(concurrency + 7) // 8 if concurrency > 1 else 0)
+        self.background_pages = concurrency + decode_ahead
+
+    async def read(
+        self, load: Load, choice: PageChoice, options: RecogniseOptions, request_id: str, *, pictures: bool = False
+    ) -> ReadPage:
+        """Read one page of an upload, with its figures where `pictures`; `load` gives its bytes when their turn has come.
+
+        Raises RecognitionTimeout, and what decoding and the engine raise. Cancelling it aborts.
+        """
+        try:
+            return await asyncio.wait_for(self._drain(load, choice, options, request_id, pictures), self._timeout)
+        except asyncio.TimeoutError:
+            raise RecognitionTimeout from None
+
+    async def read_in_background(
+        self, file: Path, choice: PageChoice, options: RecogniseOptions, request_id: str
+    ) -> ReadPage:
+        """Read one page of a document, with its figures, whenever the engine has nothing more urgent to do.
+
+        `timeout` counts from when the engine takes the page, since until then it may wait for long. Otherwise like
+        `read`. Call it for up to `background_pages` pages at once, and pages are rendered ahead of the engine.
+        """
+        check_options(self._engine, options)
+        accepted = time.perf_counter()
+        async with self._pages.held(background=True):
+            waited_for_page = time.perf_counter()
+            async with self._decoders.held(background=True):
+                page = await self._decoder.decode(file, choice)
+            decoded = time.perf_counter()
+            async with self._engine_places.held(background=True):
+                queue_seconds = (waited_for_page - accepted) + (time.perf_counter() - decoded)
+                whole = self._whole(page, options, request_id)
+                recognition = await _ended(whole, self._timeout)
+            pictures = await asyncio.to_thread(crop, page, recognition.figures) if recognition.figures else ()
+        timing = _timing(recognition, queue_seconds, decoded - waited_for_page, accepted)
+        return ReadPage(recognition, page.number, page.pages, page.dpi, timing, pictures)
+
+    async def _whole(self, page: Page, options: RecogniseOptions, request_id: str) -> Recognition:
+        async with contextlib.aclosing(recognise_stream(self._engine, page, options, request_id)) as parts:
+            async for part in parts:
+                if isinstance(part, Recognition):
+                    return part
+        raise EngineFailed
+
+    async def stream(
+        self, load: Load, choice: PageChoice, options: RecogniseOptions, request_id: str, *, pictures: bool = False
+    ) -> AsyncGenerator[str | Restart | ReadPage, None]:
+        """Yield the raw text as it is read (void up to a Restart), then the page; otherwise like `read`. Closing it aborts."""
+        deadline = time.monotonic() + self._timeout
+        async with contextlib.aclosing(self._read(load, choice, options, request_id, pictures)) as parts:
+            while (part := await _ended(anext(parts, None), deadline - time.monotonic())) is not None:
+                yield part
+
+    async def _drain(
+        self, load: Load, choice: PageChoice, options: RecogniseOptions, request_id: str, pictures: bool
+    ) -> ReadPage:
+        async with contextlib.aclosing(self._read(load, choice, options, request_id, pictures)) as parts:
+            async for part in parts:
+                if isinstance(part, ReadPage):
+                    return part
+        raise EngineFailed
+
+    async def _read(
+        self, load: Load, choice: PageChoice, options: RecogniseOptions, request_id: str, pictures: bool
+    ) -> AsyncGenerator[str | Restart | ReadPage, None]:
+        check_options(self._engine, options)
+        accepted = time.perf_counter()
+        async with self._pages.held():
+            waited_for_page = time.perf_counter()
+            async with self._decoders.held():
+                page = await self._decoder.decode(await load(), choice)
+            decoded = time.perf_counter()
+            async with self._engine_places.held():
+                waited_for_engine = time.perf_counter()
+                async with contextlib.aclosing(recognise_stream(self._engine, page, options, request_id)) as parts:
+                    async for part in parts:
+                        if not isinstance(part, Recognition):
+                            yield part
+                            continue
+                        queue_seconds = (waited_for_page - accepted) + (waited_for_engine - decoded)
+                        timing = _timing(part, queue_seconds, decoded - waited_for_page, accepted)
+                        wanted = part.figures if pictures else ()
+                        cut = await asyncio.to_thread(crop, page, wanted) if wanted else ()
+                        yield ReadPage(part, page.number, page.pages, page.dpi, timing, cut)
+
+
+def crop(page: Page, figures: tuple[Figure, ...]) -> tuple[Picture, ...]:
+    """Return the figures of a page as JPEG pictures."""
+    return tuple(Picture(figure.name, _jpeg(page, figure)) for figure in figures)
+
+
+def _jpeg(page: Page, figure: Figure) -> bytes:
+    box, buffer = figure.box, io.BytesIO()
+    Image.fromarray(page.pixels[box.y1 : box.y2, box.x1 : box.x2]).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _timing(recognition: Recognition, queue_s: float, decode_s: float, accepted: float) -> dict[str, float]:
+    return {
+        "queue": queue_s * 1000,
+        "decode": decode_s * 1000,
+        **recognition.timing_ms,
+        "total": (time.perf_counter() - accepted) * 1000,
+    }
+
+
+async def _ended(work: Awaitable[T], timeout: float) -> T:
+    """Return the result of `work`, which has ended whenever this has; raises RecognitionTimeout after `timeout` seconds.
+
+    asyncio.wait_for leaves what it aborts, or cuts it short, when it is cancelled again. anyio, which streams the
+    answer, cancels a task until it ends.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+        if task.done():
+            return task.result()
+        raise RecognitionTimeout
+    finally:
+        task.cancel()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # asked for, or asyncio logs it as forgotten
