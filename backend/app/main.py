@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
@@ -13,12 +14,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
 from app import __version__
-from app.api import ocr, status
+from app.api import ocr, status, tasks
 from app.api.context import LastResort, RequestContext
 from app.api.gate import MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
 from app.api.problems import install_handlers
-from app.api.reader import PageReader
 from app.engine.base import Engine
 from app.engine.fake import FakeEngine
 from app.engine.hardware import cuda_device_present
@@ -29,9 +29,13 @@ from app.engine.vllm_loading import vllm_version
 from app.engine.vllm_options import VllmOptions
 from app.ingest.decoder import Decoder
 from app.ingest.limits import IngestLimits
+from app.jobs.documents import DocumentLimits, Documents
+from app.jobs.webhooks import Webhooks
 from app.ocr.modes import MODES
+from app.reader import PageReader
 from app.settings import Settings, visible_gpus
 from app.vllm_models.ngram_state import NgramRule
+from app.web.page import STATIC, OwnFiles
 
 log = structlog.get_logger()
 
@@ -74,6 +78,31 @@ def vllm_options(settings: Settings) -> VllmOptions:
     )
 
 
+def build_documents(
+    settings: Settings,
+    engine: Engine,
+    decoder: Decoder,
+    reader: PageReader,
+    supervisor: EngineSupervisor,
+    metrics: Metrics,
+) -> Documents | None:
+    """Return what keeps documents, None where they are turned off; nothing of it is open yet."""
+    if not settings.jobs_enabled:
+        return None
+    return Documents(
+        engine,
+        decoder,
+        reader,
+        data=Path(settings.data_dir),
+        database_url=settings.database_url,
+        limits=DocumentLimits(settings.max_tasks, int(settings.max_data_mb * MEGABYTE), settings.task_retention_days),
+        webhooks=Webhooks(settings.webhook_secret, settings.webhook_allow_private),
+        refusal=supervisor.refusal,
+        observe=metrics.observe_task_page,
+        count=metrics.observe_tasks,
+    )
+
+
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """Return the service; `engine` takes the place of the one the settings choose."""
     settings = settings or Settings()
@@ -84,6 +113,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     supervisor = EngineSupervisor(engine)
     admission = Admission(settings.max_queue)
     metrics = Metrics(lambda: admission.depth, lambda: supervisor.refusal() is None)
+    reader = PageReader(engine, decoder, decode_ahead=workers, timeout=settings.request_timeout_seconds)
+    documents = build_documents(settings, engine, decoder, reader, supervisor, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,6 +124,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             await supervisor.start()
             running.push_async_callback(decoder.stop)
             await decoder.start()
+            if documents is not None:
+                running.push_async_callback(documents.stop)
+                await documents.start()
             yield
         log.info("service_stopped")
 
@@ -108,9 +142,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.engine = engine
     app.state.supervisor = supervisor
     app.state.metrics = metrics
-    app.state.reader = PageReader(engine, decoder, decode_ahead=workers, timeout=settings.request_timeout_seconds)
+    app.state.reader = reader
+    app.state.documents = documents
+    app.state.stopping = lambda: False  # whoever runs the server knows
+    app.mount("/static", OwnFiles(directory=STATIC), name="static")
     app.include_router(status.router)
     app.include_router(ocr.router)
+    app.include_router(tasks.router)
     install_handlers(app)
     app.add_middleware(
         Gate,
@@ -127,9 +165,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             CORSMiddleware,
             allow_origins=["*"] if every else list(settings.cors_origins),
             allow_credentials=not every,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),
+                *("Idempotency-Key", "Last-Event-ID"),
+            ],
+            expose_headers=["X-Request-ID", "Retry-After", "Location", "Content-Disposition"],
         )
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path)
     app.add_middleware(RequestContext, metrics=metrics, paths=paths)

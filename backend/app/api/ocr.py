@@ -16,13 +16,16 @@ from starlette.types import Receive
 
 from app.api.forms import ChosenPage, FormRoute, OcrOptions
 from app.api.problems import Problem, problem
-from app.api.reader import ReadPage
 from app.api.schemas import ModeJson, ModesResponse, OcrResponse
 from app.errors import ClientGone, InternalError, InvalidParameter, ServiceError
 from app.ingest.choice import PageChoice
 from app.ocr.modes import MODES, prompt_template
 from app.ocr.resolution import RESOLUTIONS
 from app.ocr.service import RecogniseOptions, Restart
+from app.reader import ReadPage
+from app.results.document import PagePictures
+from app.results.html import page_html
+from app.results.pages import PageResult
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["ocr"], route_class=FormRoute)
@@ -39,13 +42,17 @@ AppStatus.enable_automatic_graceful_drain = False
 _REASONS = {
     400: "The body could not be parsed.",
     401: "An API key is needed.",
+    404: "No such task, or no such file of it.",
     408: "The upload stalled.",
+    409: "The task is in another state, or the idempotency key was used for another upload.",
     413: "The upload, its pixels or its frames are over a limit.",
     415: "Not a file type that is read.",
     422: "A field or the file is not acceptable.",
     429: "Too many requests are waiting; see Retry-After.",
+    501: "The operator has turned documents off.",
     503: "The engine is not ready or failed; see Retry-After.",
     504: "Reading the page took too long.",
+    507: "The service has no room for another document.",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": reason, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
@@ -57,7 +64,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "/ocr",
     response_model=OcrResponse,
     responses={
-        **PROBLEMS,
+        **{status: PROBLEMS[status] for status in (400, 401, 408, 413, 415, 422, 429, 503, 504)},
         200: {
             "description": "The page; with stream=true server-sent events: `delta` with raw text as it is read, "
             "`restart` when all text so far repeated itself without end and the page is read again, then `result` "
@@ -75,16 +82,17 @@ async def read_picture(
     choice: ChosenPage,
     options: OcrOptions,
     stream: Annotated[bool, Form(description="Answer with server-sent events while the page is being read.")] = False,
+    html: Annotated[bool, Form(description="Give the page as HTML, too.")] = False,
 ) -> Response:
     """Read one picture, or one page of a PDF or TIFF."""
     if (count := len((await request.form()).getlist("image"))) > 1:
         raise InvalidParameter(f"Field 'image' was sent {count} times. Send one file in each request.")
     if stream:
-        return await _stream(request, image, choice, options)
+        return await _stream(request, image, choice, options, html)
     state = request.app.state
-    reading = state.reader.read(image.read, choice, options, request.state.request_id)
+    reading = state.reader.read(image.read, choice, options, request.state.request_id, pictures=html)
     page = await until_disconnect(request.receive, reading)
-    return Response(_answer(request, page, options).model_dump_json(), media_type="application/json")
+    return Response((await _answer(request, page, options, html)).model_dump_json(), media_type="application/json")
 
 
 @router.get("/modes", responses={401: PROBLEMS[401]})
@@ -134,9 +142,11 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _stream(request: Request, image: UploadFile, choice: PageChoice, options: RecogniseOptions) -> Response:
+async def _stream(
+    request: Request, image: UploadFile, choice: PageChoice, options: RecogniseOptions, html: bool
+) -> Response:
     """Answer with events; what fails before the first text still gets its own HTTP status."""
-    parts = request.app.state.reader.stream(image.read, choice, options, request.state.request_id)
+    parts = request.app.state.reader.stream(image.read, choice, options, request.state.request_id, pictures=html)
     request.state.until_sent.push_async_callback(parts.aclose)
     first = await until_disconnect(request.receive, anext(parts))
 
@@ -146,7 +156,7 @@ async def _stream(request: Request, image: UploadFile, choice: PageChoice, optio
             while not isinstance(part, ReadPage):
                 yield _progress_event(part)
                 part = await anext(parts)
-            yield ServerSentEvent(event="result", data=_answer(request, part, options).model_dump_json())
+            yield ServerSentEvent(event="result", data=(await _answer(request, part, options, html)).model_dump_json())
         except (asyncio.CancelledError, GeneratorExit):
             request.state.error_code = ClientGone.code
             raise
@@ -169,7 +179,7 @@ def _error_event(error: ServiceError, request: Request) -> ServerSentEvent:
     return ServerSentEvent(event="error", data=json.dumps(problem(error, request.scope), ensure_ascii=False))
 
 
-def _answer(request: Request, page: ReadPage, options: RecogniseOptions) -> OcrResponse:
+async def _answer(request: Request, page: ReadPage, options: RecogniseOptions, html: bool) -> OcrResponse:
     state = request.app.state
     state.metrics.observe_page(page.recognition, page.timing_ms)
     recognition = page.recognition
@@ -183,4 +193,10 @@ def _answer(request: Request, page: ReadPage, options: RecogniseOptions) -> OcrR
         attempts=recognition.attempts,
         ms=round(page.timing_ms["total"], 1),
     )
-    return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id)
+    made = await asyncio.to_thread(_page_html, page) if html else None
+    return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id, made)
+
+
+def _page_html(page: ReadPage) -> str:
+    result = PageResult.of(page.number, page.recognition, page.dpi)
+    return page_html(result, PagePictures(tuple(picture.jpeg for picture in page.pictures)))

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.api.reader import ReadPage
 from app.engine.base import Engine, Resolution
+from app.reader import ReadPage
 
 NOTICE = "What to know about the model before trusting its answers; null for most models."
 
@@ -75,9 +75,14 @@ class OcrResponse(BaseModel):
     usage: UsageJson
     timing: dict[str, float] = Field(description="Milliseconds by stage; 'total' is from the end of the upload.")
     request_id: str
+    html: str | None = Field(
+        description="The page as sanitised HTML, figures inside, formulas as MathML; null where it was not asked for."
+    )
 
     @classmethod
-    def of(cls, page: ReadPage, engine: Engine, resolution: Resolution, request_id: str) -> OcrResponse:
+    def of(
+        cls, page: ReadPage, engine: Engine, resolution: Resolution, request_id: str, html: str | None
+    ) -> OcrResponse:
         """Put a page that was read into the contract's JSON."""
         recognition = page.recognition
         return cls(
@@ -111,6 +116,7 @@ class OcrResponse(BaseModel):
             ),
             timing={stage: round(milliseconds, 2) for stage, milliseconds in page.timing_ms.items()},
             request_id=request_id,
+            html=html,
         )
 
 

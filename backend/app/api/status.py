@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import __version__
@@ -11,6 +11,9 @@ from app.api.ocr import PROBLEMS
 from app.api.schemas import HealthResponse, IndexResponse, StatusResponse
 from app.engine.base import EngineState, MeasuredEngine
 from app.errors import ServiceError
+from app.ocr.modes import MODES
+from app.ocr.resolution import RESOLUTIONS, resolve_resolution
+from app.web.page import SECURITY_HEADERS, View, choose_language, render_page, wants_html
 
 router = APIRouter(tags=["status"])
 
@@ -22,9 +25,17 @@ _STATUS_WORDS = {
 }
 
 
-@router.get("/")
-async def index(request: Request) -> IndexResponse:
-    """Say what this is and where the rest is."""
+@router.get(
+    "/",
+    response_model=IndexResponse,
+    responses={
+        200: {"description": "For browsers, the page.", "content": {"text/html": {"schema": {"type": "string"}}}}
+    },
+)
+async def index(request: Request, lang: str | None = None) -> IndexResponse | Response:
+    """Say what this is and where the rest is; to a browser, give the page. `lang` is the page's language, en or zh."""
+    if wants_html(request.headers):
+        return _page(request, lang)
     engine = request.app.state.engine
     return IndexResponse(
         message="DeepSeek-OCR service. POST a picture to /api/ocr.",
@@ -43,6 +54,33 @@ async def index(request: Request) -> IndexResponse:
             "openapi": "/openapi.json",
         },
     )
+
+
+def _page(request: Request, asked: str | None) -> Response:
+    """Return the page; a language asked for is remembered in a cookie."""
+    engine, settings = request.app.state.engine, request.app.state.settings
+    able = engine.capabilities()
+    usual = resolve_resolution(None, settings.base_size, settings.image_size, settings.crop_mode)
+    names = list(reversed(RESOLUTIONS))
+    names.sort(key=lambda name: RESOLUTIONS[name] != usual)
+    view = View(
+        engine=engine.name,
+        model=engine.model,
+        version=__version__,
+        notice=able.notice,
+        modes=tuple(name for name in MODES if name in able.modes),
+        resolutions=tuple(names) if able.prompted else (),
+        keys_needed=bool(settings.api_key_hashes),
+        documents=request.app.state.documents is not None,
+    )
+    language = choose_language(
+        asked or request.cookies.get("lang"), accept_language=request.headers.get("accept-language", "")
+    )
+    response = HTMLResponse(render_page(view, language), headers=SECURITY_HEADERS)
+    response.headers["Vary"] = "Accept, Accept-Language, Cookie"
+    if asked == language:
+        response.set_cookie("lang", language, max_age=365 * 86_400, samesite="lax", httponly=True)
+    return response
 
 
 @router.get("/health")
