@@ -5,6 +5,7 @@ Tables are read as tables: what a page says of a setting, a field or a code stan
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -22,6 +23,7 @@ from pydantic import BaseModel
 from app.api.metrics import Metrics
 from app.api.problems import Problem
 from app.api.schemas import HealthResponse, IndexResponse, ModeJson, ModesResponse, OcrResponse
+from app.batch.arguments import add_arguments
 from app.engine.rapidocr.engine import RapidOcrEngine
 from app.engine.vllm_loading import vllm_version
 from app.errors import ServiceError
@@ -60,7 +62,7 @@ def test_every_setting_is_documented_with_its_default():
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = str(default).lower() if isinstance(default, bool) else default
-        assert found[name.upper()][0] == ("empty" if default == () else f"`{shown}`"), name
+        assert found[name.upper()][0] == ("empty" if default in ((), "") else f"`{shown}`"), name
     elsewhere = set(re.findall(r"\$\{(\w+)", page("docker-compose.yml"))) | set(
         COMPOSE["services"]["backend-direct"]["build"]["args"]
     )
@@ -247,15 +249,23 @@ def commands(kind: str) -> list[Any]:
     return found
 
 
-def command_kind(command: str) -> str:
+def command_words(command: str) -> list[str]:
+    """The words of a command without the variables that are set before it."""
     words = shlex.split(command)
+    return words[next(at for at, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)) :]
+
+
+def command_kind(command: str) -> str:
+    words = command_words(command)
+    if words[0] == ".venv/bin/deepseek-ocr":
+        return "deepseek-ocr"
     if words[0] == "docker":
         return f"docker {words[1]}" if words[1] in ("compose", "exec") else "?"
     return words[0] if words[0] in ("make", "curl") else "?"
 
 
 def test_every_shown_command_is_of_a_kind_that_is_tested():
-    """The tests below take make, docker compose, docker exec and curl."""
+    """The tests below take make, docker compose, docker exec, curl and the command of our own."""
     assert [found.id for found in commands("?")] == []
 
 
@@ -297,6 +307,16 @@ def test_commands_for_inside_the_container_name_what_is_there(command, output):
             subprocess.run([sys.executable, "-c", arguments[1]], check=True, timeout=300, stdout=subprocess.DEVNULL)
     else:
         assert [program, *arguments] == ["bash"]
+
+
+@pytest.mark.parametrize(("command", "output"), commands("deepseek-ocr"))
+def test_commands_of_our_own_have_the_arguments_there_are(command, output):
+    """What `read` does with them is tested in tests/batch."""
+    _, action, *arguments = command_words(command)
+    assert action == "read"
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
+    parser.parse_args(arguments)
 
 
 @pytest.fixture(scope="module")

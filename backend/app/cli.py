@@ -1,4 +1,4 @@
-"""The command line: `deepseek-ocr serve`, `doctor`, `api-key`, `openapi`."""
+"""The command line: `deepseek-ocr serve`, `read`, `doctor`, `api-key`, `openapi`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import secrets
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from app import __version__
+from app.batch.arguments import add_arguments
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.jobs.documents import Documents
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the API (settings from the environment and .env)")
+    add_arguments(commands.add_parser("read", help="read files and folders, here or through a running service"))
     commands.add_parser("api-key", help="print a new API key and the hash to put into API_KEY_HASHES")
     commands.add_parser("openapi", help="print the OpenAPI description of the API as JSON")
     doctor = commands.add_parser("doctor", help="say which engine would run here, on what, and why not")
@@ -30,6 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.command == "doctor":
         raise SystemExit(diagnose(as_json=parsed.json))
+    if parsed.command == "read":
+        from app.batch.command import read
+
+        raise SystemExit(read(parsed, _settings()))
     run = {"serve": serve, "api-key": make_api_key, "openapi": print_openapi}
     run[parsed.command]()
 
@@ -49,16 +59,20 @@ def serve() -> None:
     from app.main import create_app
 
     configure_logs(settings.log_level, settings.log_format)
+    app = create_app(settings)
+    _prepare_documents(app.state.documents)
     host = "localhost" if settings.api_host in ("0.0.0.0", "::") else settings.api_host
     structlog.get_logger().info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    app.state.stopping = lambda: server.should_exit
+    server.run(sockets=[listener])
 
 
 def diagnose(as_json: bool) -> int:
@@ -88,6 +102,17 @@ def print_openapi() -> None:
 
     schema = create_app(Settings(inference_engine="fake")).openapi()
     sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _prepare_documents(documents: Documents | None) -> None:
+    from app.errors import DatabaseUnavailable
+
+    try:
+        if documents is not None:
+            documents.prepare()
+    except DatabaseUnavailable as error:
+        sys.stderr.write(f"deepseek-ocr: {error.detail}\n")
+        raise SystemExit(2) from None
 
 
 def _exit(signum: int, frame: object) -> None:

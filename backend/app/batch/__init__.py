@@ -1,0 +1,1 @@
+"""`deepseek-ocr read`: documents in files and folders, read and written beside each other."""

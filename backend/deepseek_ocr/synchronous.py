@@ -1,0 +1,180 @@
+"""The client for programs that wait for each answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from deepseek_ocr import calls
+from deepseek_ocr.answers import Page, Task, TaskPage
+from deepseek_ocr.calls import EventReader, Form, Part, Source
+from deepseek_ocr.errors import ServiceUnreachable
+
+
+class Client:
+    """Talks to a service at `url`; use it as a context manager, or close it.
+
+    `api_key` where the service asks for one. `timeout` is in seconds for one answer; a service that is busy or starting
+    is asked again as it wishes, for `patience` seconds in all. `transport` is httpx's, for other ways to a service.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8001",
+        *,
+        api_key: str | None = None,
+        timeout: float = 320.0,
+        patience: float = 600.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = calls.key_header(api_key)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._patience = patience
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def read(self, source: Source, *, name: str | None = None, **options: object) -> Page:
+        """Read a picture, or one page of a PDF or TIFF; `options` are the fields of POST /api/ocr.
+
+        Raises OcrError for what the service refuses, ServiceUnreachable when it does not answer.
+        """
+        form = Form(source, options, name=name)
+        return Page.of(self._send("POST", "/api/ocr", form).json())
+
+    def stream(self, source: Source, *, name: str | None = None, **options: object) -> Iterator[Part]:
+        """Yield a page's text while it is read (Delta, void after a Restart), at last the Page. Closing it aborts."""
+        form = Form(source, {**options, "stream": True}, name=name)
+        reader = EventReader()
+        with contextlib.closing(self._open("POST", "/api/ocr", form)) as response, self._reaching():
+            for line in response.iter_lines():
+                for event, data, _ in reader.feed(line):
+                    if (part := calls.page_part(event, data)) is not None:
+                        yield part
+
+    def submit(
+        self, source: Source, *, name: str | None = None, idempotency_key: str | None = None, **options: object
+    ) -> Task:
+        """Hand over a document, which is then read whatever happens; `options` are the fields of POST /api/ocr/pdf.
+
+        Sent again with the same `idempotency_key`, it is not read twice.
+        """
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        form = Form(source, options, file_field="pdf", name=name, headers=headers)
+        return Task.of(self._send("POST", "/api/ocr/pdf", form).json())
+
+    def task(self, task: Task | str, *, pages: bool = True) -> Task:
+        """Return how far a task is; with `pages` the text of all of them, when it has succeeded."""
+        return Task.of(self._send("GET", f"{calls.task_path(task)}?pages={'true' if pages else 'false'}").json())
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield all tasks, newest first."""
+        cursor = ""
+        while True:
+            answer = self._send("GET", f"/api/tasks?limit=100&cursor={cursor}").json()
+            for task in answer["tasks"]:
+                yield Task.of(task)
+            if (cursor := answer["next_cursor"]) is None:
+                return
+
+    def follow(self, task: Task | str) -> Iterator[TaskPage | Task]:
+        """Yield the pages of a task as they are read, then the finished Task.
+
+        A connection that breaks is made again, for `patience` seconds.
+        """
+        seen, silent = "0", self._patience
+        while True:
+            reader = EventReader()
+            try:
+                headers = {"Last-Event-ID": seen}
+                opened = self._open("GET", calls.task_path(task, "events"), headers=headers)
+                with contextlib.closing(opened) as response, self._reaching():
+                    silent = 0.0
+                    for line in response.iter_lines():
+                        for event, data, number in reader.feed(line):
+                            seen = number or seen
+                            if (part := calls.task_part(event, data)) is not None:
+                                yield part
+                            if isinstance(part, Task):
+                                return
+            except ServiceUnreachable:
+                if silent >= self._patience:
+                    raise
+            time.sleep(calls.RECONNECT_SECONDS)
+            silent += calls.RECONNECT_SECONDS
+
+    def cancel(self, task: Task | str) -> Task:
+        """Stop a task; the pages that were read are kept."""
+        return Task.of(self._send("POST", calls.task_path(task, "cancel")).json())
+
+    def retry(self, task: Task | str) -> Task:
+        """Have the pages read again that failed."""
+        return Task.of(self._send("POST", calls.task_path(task, "retry")).json())
+
+    def delete(self, task: Task | str) -> None:
+        """Delete a task with its files."""
+        self._send("DELETE", calls.task_path(task))
+
+    def download(self, task: Task | str, path: str, to: str | os.PathLike[str]) -> None:
+        """Write a file of a task that has succeeded, such as "result.md", to `to`: whole or not at all."""
+        target = Path(to)
+        part = target.with_name(f"{target.name}.part")
+        opened = self._open("GET", calls.task_path(task, "download", path))
+        with contextlib.closing(opened) as response, part.open("wb") as file, self._reaching():
+            for piece in response.iter_bytes():
+                file.write(piece)
+        part.replace(target)
+
+    def modes(self) -> Mapping[str, Any]:
+        """Return what the service can do, as GET /api/modes answers."""
+        answer: Mapping[str, Any] = self._send("GET", "/api/modes").json()
+        return answer
+
+    def _send(self, method: str, path: str, form: Form | None = None) -> httpx.Response:
+        """Send a request and return its answer, read."""
+        with contextlib.closing(self._open(method, path, form)) as response, self._reaching():
+            response.read()
+            return response
+
+    def _open(
+        self, method: str, path: str, form: Form | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Send a request, again when the service asks for it, and return its answer, still to be read and closed."""
+        waited = 0.0
+        while True:
+            made = form.arguments() if form else {"headers": headers}
+            request = self._http.build_request(method, path, **made)
+            with self._reaching():
+                response = self._http.send(request, stream=True)
+                if response.is_success:
+                    return response
+                response.read()
+            refused = calls.refusal(response)
+            pause = calls.wait_before_repeating(refused, waited, self._patience)
+            if pause is None:
+                raise refused
+            time.sleep(pause)
+            waited += pause
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise calls.unreachable(error, self._http.base_url) from error
