@@ -94,3 +94,18 @@ def test_with_vllm_it_names_the_choices_and_what_the_model_folder_lacks(tmp_path
         f"The model folder {tmp_path} is incomplete: tokenizer.json is missing; no *.safetensors weights are there. "
         "Download the model again."
     ) in found["problems"]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_version() is None, reason="vLLM is not installed")
+def test_with_vllm_it_names_a_variable_that_would_drop_the_no_repeat_rule():
+    """In the sentence that the service would start with."""
+    ended = doctor("--json", INFERENCE_ENGINE="vllm_direct", VLLM_USE_V2_MODEL_RUNNER="1")
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, found["would_run"]) == (1, False)
+    (problem,) = [problem for problem in found["problems"] if "VLLM_USE_V2_MODEL_RUNNER" in problem]
+    assert problem.endswith(
+        "with VLLM_USE_V2_MODEL_RUNNER=1 would drop the no-repeat n-gram rule; unset it: the rule works on releases "
+        "from 0.10.2 to 0.33 in engine V1 with model runner V1."
+    )

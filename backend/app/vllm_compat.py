@@ -6,26 +6,40 @@ from which release it applies, why, and when it can go. Importing this module im
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from types import MethodType
 from typing import Any
 
 import torch
-import vllm
 from torch import nn
 
-OLDEST, NEWEST = (0, 11), (0, 33)
-# From 0.11.1 on the interface of models is the one that our class is written for; 0.11.2 is the first of them that was run.
+# Up to 0.11.0 vLLM reads this as a number, where old environment files say "true", and 0.8.5 takes its engine by it as
+# soon as it is imported. Goes when the oldest supported release is 0.11.1.
+_USE_V1 = os.environ.pop("VLLM_USE_V1", None)
+
+import vllm  # noqa: E402
+
+if _USE_V1 is not None:
+    os.environ["VLLM_USE_V1"] = {"true": "1", "false": "0"}.get(_USE_V1.lower(), _USE_V1)
+
+OLDEST, NEWEST = (0, 10), (0, 33)
+# The first release that loads a class of ours for the no-repeat rule and gives the processor's hooks what it gives them now.
 OLDEST_PATCH = 2
+# Releases from before, each in a file of its own: without the file, the release is refused like any other.
+ADAPTERS = {(0, 8, 5): "app.vllm_models.vllm_085"}
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]}.{OLDEST_PATCH} to {NEWEST[0]}.{NEWEST[1]}"
 
 
 class UnsupportedVllm(ImportError):
-    """This release of vLLM is outside the supported range; the message is one sentence for the operator."""
+    """This vLLM is outside the supported range, or set up to drop the n-gram rule; the message is for the operator."""
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -34,14 +48,42 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
 
 
+def find_adapter(version: tuple[int, int, int]) -> str | None:
+    """Return the name of the module that serves a release of ADAPTERS, None where there is none."""
+    name = ADAPTERS.get(version)
+    return name if name is not None and importlib.util.find_spec(name) is not None else None
+
+
 def check_supported(version: tuple[int, int, int], text: str) -> None:
     """Raise UnsupportedVllm for a release this module was not written for."""
-    if version < (*OLDEST, OLDEST_PATCH) or version[:2] > NEWEST:
+    if (version < (*OLDEST, OLDEST_PATCH) or version[:2] > NEWEST) and find_adapter(version) is None:
         raise UnsupportedVllm(f"vLLM {text} is not supported; install a release from {SUPPORTED}.")
+
+
+def check_runner(version: tuple[int, int, int], text: str, variables: Mapping[str, str]) -> None:
+    """Raise UnsupportedVllm where environment variables ask for a part of vLLM that would drop the n-gram rule.
+
+    These are engine V0, gone from 0.11.0 on, whose variable goes with 0.11.1, and model runner V2, there from 0.12 on: it
+    ignores the rule's class, or, from 0.31 on, ends the engine core over it.
+    """
+    asked = None
+    if (*OLDEST, OLDEST_PATCH) <= version < (0, 11, 1) and variables.get("VLLM_USE_V1", "1") == "0":
+        asked = "VLLM_USE_V1=0"
+    if version >= (0, 12) and (value := variables.get("VLLM_USE_V2_MODEL_RUNNER", "0")) != "0":
+        asked = f"VLLM_USE_V2_MODEL_RUNNER={value}"
+    if asked is not None:
+        raise UnsupportedVllm(
+            f"vLLM {text} with {asked} would drop the no-repeat n-gram rule; unset it: the rule works on releases from "
+            f"{SUPPORTED} in engine V1 with model runner V1."
+        )
 
 
 VLLM_VERSION = parse_version(vllm.__version__)
 check_supported(VLLM_VERSION, vllm.__version__)
+check_runner(VLLM_VERSION, vllm.__version__, os.environ)
+
+# Before the engine is imported, of which it may need another one.
+_ADAPTER = importlib.import_module(_name) if (_name := find_adapter(VLLM_VERSION)) else None
 
 from transformers import BatchFeature  # noqa: E402
 from vllm import ModelRegistry  # noqa: E402
@@ -103,11 +145,12 @@ __all__ = [
     "UnsupportedVllm",
     "VllmConfig",
     "abort",
+    "check_runner",
     "check_supported",
     "choices",
     "current_platform",
     "get_tokenizer",
-    "init_vllm_registered_model",
+    "language_model",
     "language_part",
     "make_engine_args",
     "maybe_prefix",
@@ -154,7 +197,7 @@ def shutdown(engine: AsyncLLMEngine, timeout: float) -> None:
 
 
 def choices() -> list[tuple[str, str]]:
-    """Return each choice made by version, and why, for `deepseek-ocr doctor`."""
+    """Return each choice made by version, and why, for the log and for `deepseek-ocr doctor`."""
     hook = "_apply_hf_processor_main" if VLLM_VERSION >= (0, 29) else "_call_hf_processor"
     made = [(f"picture hook {hook}", "vLLM tokenizes the prompt itself from 0.29 on")]
     if VLLM_VERSION >= (0, 12):
@@ -170,6 +213,9 @@ def choices() -> list[tuple[str, str]]:
 class _Model(nn.Module, SupportsMultiModal, SupportsPP):
     """From 0.13: what a subclass writes is what vLLM calls."""
 
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        return self.get_language_model().compute_logits(hidden_states)
+
 
 class _FieldWiseModel(_Model):
     """From 0.11.1 to 0.12: vLLM batches by the fields config only where a model asks for it.
@@ -182,7 +228,86 @@ class _FieldWiseModel(_Model):
     multimodal_cpu_fields = frozenset({"grid"})
 
 
-PictureModelBase: Any = _Model if VLLM_VERSION >= (0, 13) else _FieldWiseModel
+class _MergingModel(_FieldWiseModel):
+    """Up to 0.11.0: two methods have other names, and the second puts the pictures' embeddings into their places.
+
+    It finds them by the image token alone, which a prompt holds nowhere else and a model does not write.
+    Goes when the oldest supported release is 0.11.1.
+    """
+
+    def get_multimodal_embeddings(self, **kwargs: Any) -> list[torch.Tensor]:
+        return self.embed_multimodal(**kwargs)
+
+    def get_input_embeddings(self, input_ids: torch.Tensor, multimodal_embeddings: Any = None) -> torch.Tensor:
+        embedded = self.get_language_model().get_input_embeddings(input_ids)
+        if multimodal_embeddings is not None and len(multimodal_embeddings) > 0:
+            pictures = torch.cat(list(multimodal_embeddings)).to(embedded.dtype)
+            places = (input_ids == self._image_token()).unsqueeze(-1)
+            embedded = embedded.masked_scatter(places, pictures)
+        return embedded
+
+    def _image_token(self) -> int:
+        if "_image_token_id" not in self.__dict__:
+            from vllm.transformers_utils.tokenizer import cached_tokenizer_from_config
+
+            tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
+            (self._image_token_id,) = tokenizer.encode(self.get_placeholder_str("image", 0), add_special_tokens=False)
+        return self._image_token_id
+
+
+class _BatchingModel(_MergingModel):
+    """Up to 0.10.2: each picture's inputs come with a batch of one around them, and logits take a second argument.
+
+    Goes when the oldest supported release is 0.11.0.
+    """
+
+    def get_multimodal_embeddings(self, **kwargs: Any) -> list[torch.Tensor]:
+        return self.embed_multimodal(
+            **{name: [entry for batch in batches for entry in batch] for name, batches in kwargs.items()}
+        )
+
+    def compute_logits(self, hidden_states: torch.Tensor, sampling_metadata: Any = None) -> torch.Tensor | None:
+        return self.get_language_model().compute_logits(hidden_states, sampling_metadata)
+
+
+def _model_base() -> type[_Model]:
+    if VLLM_VERSION >= (0, 13):
+        return _Model
+    if VLLM_VERSION >= (0, 11, 1):
+        return _FieldWiseModel
+    return _MergingModel if VLLM_VERSION >= (0, 11) else _BatchingModel
+
+
+PictureModelBase: Any = _model_base()
+
+
+def language_model(config: VllmConfig, hf_config: Any, prefix: str) -> nn.Module:
+    """Return vLLM's DeepSeek mixture of experts with plain multi-head attention."""
+    # Published configs name DeepseekV2, which is the same class; some mirrors leave the name out. Up to 0.11.0 that class
+    # knows latent attention only. Goes when the oldest supported release is 0.11.1.
+    early = VLLM_VERSION < (0, 11, 1)
+    name = "DeepseekForCausalLM" if early else "DeepseekV2ForCausalLM"
+    model = init_vllm_registered_model(vllm_config=config, hf_config=hf_config, prefix=prefix, architectures=[name])
+    if early and current_platform.is_cpu():
+        # Its experts are Triton kernels, which no CPU runs.
+        for module in model.modules():
+            if hasattr(module, "pack_params"):
+                module.forward = MethodType(_run_experts, module)
+    return model
+
+
+def _run_experts(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Do what `DeepseekMoE.forward` does, one expert after the other; for tests on the CPU."""
+    scores, _ = self.gate(hidden_states)
+    weights, chosen = scores.float().softmax(-1).topk(self.top_k)
+    if self.config.norm_topk_prob:
+        weights = weights / weights.sum(-1, keepdim=True)
+    total = self.shared_experts(hidden_states)
+    for number, expert in enumerate(self.experts):
+        rows, places = (chosen == number).nonzero(as_tuple=True)
+        if len(rows):
+            total.index_add_(0, rows, expert(hidden_states[rows]) * weights[rows, places, None].to(total.dtype))
+    return total
 
 
 @contextmanager
@@ -270,3 +395,7 @@ def _processor_base() -> type[_PictureHook]:
 
 
 PictureProcessorBase: Any = _processor_base()
+
+# Last, so that it finds all of the above.
+if _ADAPTER is not None:
+    globals().update(_ADAPTER.replacements(importlib.import_module(__name__)))

@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -25,7 +28,6 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
-from app.engine.base import EngineState
 from app.engine.vllm_direct import VllmDirectEngine
 from app.main import create_app, vllm_options
 from app.ocr.modes import MODES
@@ -114,7 +116,8 @@ class Running:
 
     async def has_started(self) -> bool:
         """Whether loading is over, well or not: the service would go on trying."""
-        return self.engine.health().state in (EngineState.READY, EngineState.FAILED)
+        answer = await self.client.get("/readyz")
+        return answer.status_code == 200 or answer.json()["code"] == "engine_start_failed"
 
     async def is_ready(self) -> bool:
         return (await self.client.get("/readyz")).status_code == 200
@@ -143,7 +146,7 @@ async def running(vllm_environment: dict[str, str]) -> AsyncIterator[Running]:
         async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
             service = Running(client, engine)
             await service.until(service.has_started, LOADING_SECONDS, "the engine has started")
-            assert await service.is_ready(), engine.health()
+            assert await service.is_ready(), (await client.get("/readyz")).json()["detail"]
             yield service
     finally:
         server.should_exit = True
@@ -176,6 +179,25 @@ def as_options(name: str) -> dict[str, Any]:
     return {"base_size": mode.base_size, "image_size": mode.image_size, "crop_mode": mode.crop_mode}
 
 
+def core_processes() -> list[psutil.Process]:
+    """The engine core and its children; none for engine V0, which lives in this process."""
+    cores = [child.pid for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    found = [psutil.Process(pid) for pid in cores if pid is not None]
+    return found + [child for core in found for child in core.children(recursive=True)]
+
+
+def kill(vllm: Any) -> None:
+    """Kill the engine core, or let the next step of engine V0 fail."""
+    if cores := core_processes():
+        cores[0].kill()
+        return
+
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("ended by a test")
+
+    vllm.engine.step_async = fail
+
+
 def tokens_of(output: Any) -> list[int]:
     return list(output.outputs[0].token_ids)
 
@@ -199,9 +221,18 @@ async def test_registration_reaches_every_process(running: Running) -> None:
     """Only our plugin knows the architecture: vLLM's own processes could not have built the model without it."""
     config = running.vllm.model_config
     assert config.hf_config.architectures == [ARCHITECTURE]
-    kind, name = config.registry.resolve_model_cls(config.architectures, config)
-    assert (kind.__module__, name) == ("app.vllm_models.deepseek_ocr", ARCHITECTURE)
-    assert [child.name for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    assert config.registry.models[ARCHITECTURE].load_model_cls().__module__ == "app.vllm_models.deepseek_ocr"
+    assert bool(core_processes()) is not hasattr(running.vllm, "engine"), (
+        "engine V0, and no other, lives in this process"
+    )
+
+
+async def test_registration_survives_old_environment_files(vllm_environment: dict[str, str]) -> None:
+    """They may say "true" where vLLM up to 0.11.0 reads a number, 0.8.5 as soon as it is imported."""
+    environment = os.environ | {"VLLM_USE_V1": "true"}
+    command = [sys.executable, "-c", "import app.vllm_models.deepseek_ocr"]
+    ended = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 async def test_weights_of_the_language_model_are_those_of_the_checkpoint(running: Running, plain_model: Any) -> None:
@@ -356,7 +387,7 @@ async def test_service_answers_over_http(running: Running, samples: list[Sample]
 
 
 async def test_death_of_the_engine_core_is_noticed(running: Running, samples: list[Sample]) -> None:
-    """A waiting request gets its answer, and probes say that nothing is ready. Keep this test last."""
+    """A waiting request gets its answer, and probes say that nothing is ready. Keep this test and the next last."""
     from app import vllm_compat
 
     vllm = running.vllm
@@ -367,8 +398,7 @@ async def test_death_of_the_engine_core_is_noticed(running: Running, samples: li
         return not await running.is_idle()
 
     await running.until(is_running, 60, "vLLM has begun")
-    core = next(child for child in multiprocessing.active_children() if child.name.startswith("EngineCore"))
-    psutil.Process(core.pid).kill()
+    kill(vllm)
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
     assert (await running.client.get("/readyz")).status_code == 503
@@ -376,3 +406,13 @@ async def test_death_of_the_engine_core_is_noticed(running: Running, samples: li
     with pytest.raises(vllm_compat.EngineDeadError):
         async for _ in vllm.generate({"prompt_token_ids": [0, 40]}, vllm_compat.SamplingParams(), "after"):
             pass
+
+
+async def test_death_is_followed_by_a_new_start_and_an_orderly_end(running: Running, samples: list[Sample]) -> None:
+    """The successor reads a page; stopped, it leaves none of its processes behind."""
+    await running.until(running.has_started, LOADING_SECONDS, "the engine has started again")
+    answer = await running.client.post("/api/ocr", **form(samples[0]))
+    assert answer.json()["text"] == samples[0].text
+    processes = core_processes()
+    await running.engine.stop()
+    assert [process for process in processes if process.is_running() and process.status() != "zombie"] == []

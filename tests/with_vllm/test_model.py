@@ -261,14 +261,69 @@ def test_the_prompt_needs_one_marker_for_each_picture(small_checkpoint: Path) ->
         encode_prompt(tokenizer, "<image>\nWhat does <image> mean?")
 
 
-@pytest.mark.parametrize("version", ["0.11.0", "0.10.2", "0.34.0", "1.0.0", "dev"])
+@pytest.mark.parametrize("version", ["0.6.5", "0.10.1", "0.34.0", "1.0.0", "dev"])
 def test_a_release_outside_the_supported_range_is_refused_by_name(version: str) -> None:
     from app import vllm_compat
 
     with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
         vllm_compat.check_supported(vllm_compat.parse_version(version), version)
-    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.11.2 to 0.33."
-    vllm_compat.check_supported(vllm_compat.parse_version("0.33.1.dev3+g123"), "")
+    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.10.2 to 0.33."
+    for supported in ("0.10.2", "0.11.0", "0.33.1.dev3+g123"):
+        vllm_compat.check_supported(vllm_compat.parse_version(supported), "")
+
+
+def test_a_release_with_a_file_of_its_own_is_let_in_while_the_file_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app import vllm_compat
+
+    vllm_compat.check_supported((0, 8, 5), "0.8.5")
+    vllm_compat.check_runner((0, 8, 5), "0.8.5", {"VLLM_USE_V1": "0"})
+    with pytest.raises(vllm_compat.UnsupportedVllm, match=r"^vLLM 0\.8\.4 is not supported"):
+        vllm_compat.check_supported((0, 8, 4), "0.8.4")
+    monkeypatch.setattr(vllm_compat, "ADAPTERS", {(0, 8, 5): "app.vllm_models.deleted"})
+    with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
+        vllm_compat.check_supported((0, 8, 5), "0.8.5")
+    assert str(caught.value) == "vLLM 0.8.5 is not supported; install a release from 0.10.2 to 0.33."
+
+
+@pytest.mark.parametrize(
+    ("version", "variables", "asked"),
+    [
+        ("0.10.2", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0"),
+        ("0.11.0", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0"),
+        ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1"),
+        ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1"),
+    ],
+)
+def test_variables_that_would_drop_the_ngram_rule_are_refused(
+    version: str, variables: dict[str, str], asked: str
+) -> None:
+    from app import vllm_compat
+
+    with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
+        vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables)
+    assert str(caught.value) == (
+        f"vLLM {version} with {asked} would drop the no-repeat n-gram rule; unset it: the rule works on releases from "
+        "0.10.2 to 0.33 in engine V1 with model runner V1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "variables"),
+    [
+        ("0.10.2", {"VLLM_USE_V1": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}),
+        ("0.11.0", {}),
+        ("0.11.1", {"VLLM_USE_V1": "0"}),
+        ("0.11.2", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+        ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "0"}),
+        ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_USE_V1": "0"}),
+    ],
+)
+def test_variables_that_a_release_does_not_know_or_that_keep_the_rule_are_let_in(
+    version: str, variables: dict[str, str]
+) -> None:
+    from app import vllm_compat
+
+    vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables)
 
 
 def test_an_engine_argument_that_vllm_does_not_have_is_named() -> None:

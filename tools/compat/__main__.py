@@ -7,27 +7,17 @@ oldest releases, and 20 GB of disk.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
+import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tools.compat.contracts import FAILED, NOT_RUN, TESTS, Outcome, read_outcome
-from tools.compat.environment import (
-    ROOT,
-    Environment,
-    EnvironmentFailed,
-    make_environment,
-    remove_environment,
-)
-from tools.compat.record import Result, is_green, read_results, source_hash, write_result
+from tools.compat.contracts import FAILED, NOT_RUN, Outcome
+from tools.compat.environment import ROOT, EnvironmentFailed, install_uv, make_environment, remove_environment
+from tools.compat.record import FOLDER, Result, is_green, read_results, source_hash, write_results
 from tools.compat.releases import RELEASES, Release, find
-
-# Far above what a release takes on two slow cores.
-_LONGEST = 1800.0
+from tools.compat.running import run_contracts
 
 
 def main() -> int:
@@ -36,7 +26,12 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run releases again that have a result for these sources")
     parser.add_argument("--keep", action="store_true", help="keep each environment (3 to 8 GB)")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "compat", help="folder for environments and logs")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder for the table, docs by default")
+    parser.add_argument("--list", action="store_true", help="print the releases as JSON and end")
     options = parser.parse_args()
+    if options.list:
+        _say(json.dumps([release.version for release in RELEASES]))
+        return 0
     try:
         chosen = [find(version) for version in options.releases] or list(reversed(RELEASES))
     except ValueError as error:
@@ -45,16 +40,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work: Path = options.work.resolve()
     (work / "logs").mkdir(parents=True, exist_ok=True)
-    _install_uv(work)
+    install_uv(work)
     failed = []
     for release in chosen:
-        known = read_results().get(release.version)
+        known = read_results(options.results).get(release.version)
         if known is not None and known["sources"] == source_hash() and not options.again:
             _say(f"{release.version}: has a result for these sources; --again runs it again")
             result = known
         else:
             result = run_release(release, work, options.keep)
-            write_result(release.version, result)
+            write_results(options.results, {release.version: result})
         if not is_green(result):
             failed.append(release.version)
     if failed:
@@ -75,7 +70,7 @@ def run_release(release: Release, work: Path, keep: bool) -> Result:
         packages = environment.versions()
         made = time.monotonic()
         _say(f"{release.version}: running the contracts ({made - begun:.0f} s for the environment)")
-        outcome = _run_contracts(environment, work, log)
+        outcome = run_contracts(environment, work, log)
         ran = time.monotonic()
     except EnvironmentFailed as error:
         outcome.failures.append(f"environment: {error}")
@@ -93,35 +88,6 @@ def run_release(release: Release, work: Path, keep: bool) -> Result:
     }
 
 
-def _run_contracts(environment: Environment, work: Path, log: Path) -> Outcome:
-    """Run the contract tests in a process group of their own, of which nothing is left afterwards."""
-    report = log.with_suffix(".xml")
-    report.unlink(missing_ok=True)
-    command = [
-        str(environment.python), "-m", "pytest", "-p", "no:cacheprovider", "--tb=long", f"--junitxml={report}",
-        f"--basetemp={work / 'pytest'}", TESTS,
-    ]  # fmt: skip
-    late = False
-    with log.open("a") as sink:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment.variables, stdout=sink, stderr=sink, start_new_session=True
-        )
-        try:
-            process.wait(_LONGEST)
-        except subprocess.TimeoutExpired:
-            late = True
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    outcome = read_outcome(report)
-    if late:
-        outcome.failures.append(f"the tests took longer than {_LONGEST:.0f} s and were ended")
-    elif not report.exists():
-        outcome.failures.append(f"pytest ended with status {process.returncode} before it had a report")
-    return outcome
-
-
 def _report(version: str, outcome: Outcome, log: Path) -> None:
     if outcome.green:
         _say(f"{version}: every contract holds")
@@ -132,14 +98,6 @@ def _report(version: str, outcome: Outcome, log: Path) -> None:
     for failure in outcome.failures[:5]:
         _say(f"    {failure}")
     _say(f"    the whole output: {log}; the same tests by hand: make compat VLLM={version} ARGS='--keep --again'")
-
-
-def _install_uv(work: Path) -> None:
-    """Put uv into a folder of its own, the version of tools/lock.sh."""
-    if not (work / "tools" / "bin" / "uv").exists():
-        wanted = next(word for word in (ROOT / "tools" / "lock.sh").read_text().split() if word.startswith("uv=="))
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        subprocess.run([*pip, "--target", str(work / "tools"), wanted], check=True)
 
 
 def _say(text: str) -> None:

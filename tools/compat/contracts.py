@@ -23,7 +23,7 @@ CONTRACTS = {
     "abort": "a client that goes away ends its generation",
     "refusal": "bad values are refused and cost no other request",
     "service": "the service answers over HTTP with the FastAPI, Pydantic and Pillow of that environment",
-    "death": "a dead engine core is noticed, and waiting requests get their answer",
+    "death": "a dead engine core is noticed, waiting requests get their answer, and its successor starts and stops in order",
 }
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"

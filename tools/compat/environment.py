@@ -46,6 +46,10 @@ class Environment:
     def python(self) -> Path:
         return self.folder / "bin" / "python"
 
+    def with_sources(self, root: Path) -> Environment:
+        """Return the environment for another copy of this repository."""
+        return Environment(self.folder, self.variables | {"PYTHONPATH": _import_path(root)})
+
     def versions(self) -> dict[str, str]:
         """Return the versions of the packages that vLLM and the service share."""
         code = "import importlib.metadata as m, sys; print(*(f'{n}=={m.version(n)}' for n in sys.argv[1:]))"
@@ -79,6 +83,14 @@ def make_environment(release: Release, work: Path, log: Path) -> Environment:
     return Environment(folder, _variables(folder, preloaded))
 
 
+def install_uv(work: Path) -> None:
+    """Put uv into a folder of its own, the version of tools/lock.sh."""
+    if not (work / "tools" / "bin" / "uv").exists():
+        wanted = next(word for word in (ROOT / "tools" / "lock.sh").read_text().split() if word.startswith("uv=="))
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        subprocess.run([*pip, "--target", str(work / "tools"), wanted], check=True)
+
+
 def remove_environment(folder: Path, work: Path) -> None:
     """Remove an environment, and uv's cache where it has grown too large."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -102,7 +114,7 @@ def _variables(folder: Path, preloaded: list[Path]) -> dict[str, str]:
     return {
         **kept,
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT / 'backend'}{os.pathsep}{ROOT}",
+        "PYTHONPATH": _import_path(ROOT),
         # vLLM's processes, started one after the other, share it; nothing is left in the repository.
         "PYTHONPYCACHEPREFIX": str(folder / "pycache"),
         "CUDA_VISIBLE_DEVICES": "",
@@ -110,6 +122,10 @@ def _variables(folder: Path, preloaded: list[Path]) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         **({"LD_PRELOAD": os.pathsep.join(map(str, preloaded))} if preloaded else {}),
     }
+
+
+def _import_path(root: Path) -> str:
+    return f"{root / 'backend'}{os.pathsep}{root}"
 
 
 def _uv(work: Path, log: Path, *arguments: str) -> None:

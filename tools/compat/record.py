@@ -1,9 +1,13 @@
-"""The results: a JSON file that runs add to, and the page written from it alone."""
+"""The results: a JSON file that runs add to, and the page written from it alone.
+
+Results of runs elsewhere are put together by `python -m tools.compat.record FOLDER FILE...`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,8 @@ from tools.compat.contracts import CONTRACTS, FAILED, NOT_RUN, PASSED, TESTS
 from tools.compat.environment import ROOT
 from tools.compat.releases import numbers
 
-RESULTS = ROOT / "docs" / "vllm-compatibility-matrix.json"
-PAGE = ROOT / "docs" / "vllm-compatibility-matrix.md"
+FOLDER = ROOT / "docs"
+RESULTS, PAGE = "vllm-compatibility-matrix.json", "vllm-compatibility-matrix.md"
 
 _MARKS = {PASSED: "yes", FAILED: "**no**", NOT_RUN: "-"}
 _SHARED = ("transformers", "fastapi", "pydantic", "pillow", "numpy")
@@ -30,18 +34,20 @@ def source_hash() -> str:
     return total.hexdigest()[:16]
 
 
-def read_results(path: Path = RESULTS) -> dict[str, Result]:
-    """Return the recorded results by release."""
+def read_results(folder: Path) -> dict[str, Result]:
+    """Return the results recorded in a folder by release."""
+    path = folder / RESULTS
     results: dict[str, Result] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return results
 
 
-def write_result(version: str, result: Result, path: Path = RESULTS, page: Path = PAGE) -> None:
-    """Add one result, or replace it, and write the page anew."""
-    results = read_results(path) | {version: result}
+def write_results(folder: Path, added: dict[str, Result]) -> None:
+    """Add results, or replace them, and write the page anew."""
+    results = read_results(folder) | added
     ordered = {number: results[number] for number in sorted(results, key=numbers, reverse=True)}
-    path.write_text(json.dumps(ordered, indent=2) + "\n", "utf-8")
-    page.write_text(render(ordered), "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).write_text(json.dumps(ordered, indent=2) + "\n", "utf-8")
+    (folder / PAGE).write_text(render(ordered), "utf-8")
 
 
 def is_green(result: Result) -> bool:
@@ -85,3 +91,8 @@ def render(results: dict[str, Result]) -> str:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        write_results(Path(sys.argv[1]), json.loads(Path(name).read_text("utf-8")))

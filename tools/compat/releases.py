@@ -24,6 +24,11 @@ _TRANSFORMERS_4 = ("transformers>=4.56,<4.58",)
 _TRITON = ("triton==3.4.0",)
 
 RELEASES = (
+    # Served by backend/app/vllm_models/vllm_085.py alone.
+    Release("0.8.5", "2.6.0", ("transformers>=4.51.1,<4.53", "setuptools<80")),
+    # 4.57 renames what this one imports.
+    Release("0.10.2", "2.6.0", ("transformers>=4.55.2,<4.57",)),
+    Release("0.11.0", "2.8.0", (*_TRANSFORMERS_4, *_TRITON)),
     Release("0.11.2", "2.8.0", (*_TRANSFORMERS_4, *_TRITON)),
     Release("0.12.0", "2.9.1", _TRANSFORMERS_4),
     Release("0.13.0", "2.9.1", _TRANSFORMERS_4),

@@ -35,6 +35,7 @@ from app.engine.model_folder import read_notice
 from app.engine.vllm_loading import LOADED, Loading
 from app.engine.vllm_options import VllmOptions, sampling
 from app.engine.vllm_processes import end_processes, engine_processes
+from app.engine.vllm_rule import check_rule
 from app.errors import ContextTooLong, EngineFailed, EngineNotReady, EngineStartError, InvalidParameter, ServiceError
 from app.page import Page
 from app.vllm_models import IMAGE_TOKEN, encode_prompt
@@ -164,6 +165,9 @@ class VllmDirectEngine:
         self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="views")
         try:
             await asyncio.wait_for(self._warm_up(self._engine), _WARM_UP_SECONDS)
+            await asyncio.wait_for(check_rule(self._engine), _WARM_UP_SECONDS)
+        except EngineStartError:
+            raise
         except (ServiceError, asyncio.TimeoutError):
             log.exception("engine_warm_up_failed")
             raise EngineStartError("vLLM started but could not read a first page; the log above says why.") from None

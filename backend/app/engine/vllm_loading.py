@@ -123,6 +123,8 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     arguments = engine_arguments(options, folder)
     with _vllm_environment(options):
         compat = _import_compat()
+        for what, why in compat.choices():
+            log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
         _register_class(compat)
         _check_memory(options, folder)

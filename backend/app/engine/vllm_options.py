@@ -20,7 +20,8 @@ NGRAM_PROCESSOR = "app.vllm_models.ngram:NoRepeatNgram"
 ENVIRONMENT = {
     # A fork would copy this process's threads, locks and listening socket into the engine core.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # Model runner V2 (0.22 on) cannot load the n-gram rule's processor.
+    # Model runner V2 (on GPUs the default from 0.29 on) cannot load the n-gram rule's processor; `check_runner` in
+    # vllm_compat refuses another value.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     # Pages are private, and many of these services see no other host.
     "VLLM_NO_USAGE_STATS": "1",

@@ -13,7 +13,7 @@ from app.vllm_compat import (
     IntermediateTensors,
     PictureModelBase,
     VllmConfig,
-    init_vllm_registered_model,
+    language_model,
     language_part,
     maybe_prefix,
     vision_part,
@@ -47,12 +47,8 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         with vision_part(self, vllm_config):
             self.encoder = DeepEncoder(EncoderConfig.from_hf(self.config))
         with language_part(self, vllm_config):
-            self.language_model = init_vllm_registered_model(
-                vllm_config=vllm_config,
-                hf_config=self.config.text_config,
-                prefix=maybe_prefix(prefix, "language_model"),
-                # The published config names DeepseekV2, which is the same class; some mirrors leave the name out.
-                architectures=["DeepseekV2ForCausalLM"],
+            self.language_model = language_model(
+                vllm_config, self.config.text_config, maybe_prefix(prefix, "language_model")
             )
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
@@ -81,9 +77,6 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         if intermediate_tensors is not None:
             inputs_embeds = None
         return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds)
-
-    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        return self.language_model.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the published checkpoint and return the names of the parameters filled.

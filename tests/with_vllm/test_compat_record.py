@@ -1,0 +1,54 @@
+"""What `make compat` records: results of several runs in one table, newest first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tools.compat.contracts import CONTRACTS, FAILED, PASSED
+from tools.compat.environment import ROOT
+from tools.compat.record import is_green, read_results, write_results
+from tools.compat.releases import RELEASES
+
+
+def result(status: str = PASSED, **changes: Any) -> dict[str, Any]:
+    return {
+        "torch": "2.10.0",
+        "contracts": dict.fromkeys(CONTRACTS, status),
+        "failures": [],
+        "packages": {"torch": "2.10.0", "fastapi": "0.136.3"},
+        "seconds": {"environment": 4, "contracts": 81},
+        "sources": "0123456789abcdef",
+        **changes,
+    }
+
+
+def test_results_of_runs_elsewhere_are_put_together_newest_first(tmp_path: Path) -> None:
+    write_results(tmp_path / "table", {"0.16.0": result(FAILED, failures=["test_text_read: no text"])})
+    for version in ("0.9.2", "0.16.0", "0.32.0"):
+        write_results(tmp_path / version, {version: result()})
+    files = [str(tmp_path / version / "vllm-compatibility-matrix.json") for version in ("0.9.2", "0.32.0", "0.16.0")]
+    told = [sys.executable, "-m", "tools.compat.record", str(tmp_path / "table"), *files]
+    subprocess.run(told, cwd=ROOT, check=True)
+    results = read_results(tmp_path / "table")
+    assert list(results) == ["0.32.0", "0.16.0", "0.9.2"]
+    assert all(is_green(found) for found in results.values())
+    page = (tmp_path / "table" / "vllm-compatibility-matrix.md").read_text("utf-8")
+    row = " | ".join(["yes"] * len(CONTRACTS))
+    assert f"\n| 0.16.0 | 2.10.0 | {row} | 81 | 0123456789abcdef |\n" in page
+    assert "**no** |" not in page
+
+
+def test_a_contract_that_failed_or_is_missing_is_not_green() -> None:
+    assert is_green(result())
+    assert not is_green(result(FAILED))
+    assert not is_green(result(contracts={"text": PASSED}))
+
+
+def test_the_releases_are_listed_for_a_matrix_of_jobs() -> None:
+    told = [sys.executable, "-m", "tools.compat", "--list"]
+    listed = subprocess.run(told, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert json.loads(listed) == [release.version for release in RELEASES]

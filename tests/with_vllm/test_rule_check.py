@@ -1,0 +1,63 @@
+"""An engine that would not keep the no-repeat n-gram rule does not start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.engine import vllm_options
+from app.engine.base import EngineState
+from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_options import VllmOptions
+from app.errors import EngineStartError
+from app.ocr.modes import MODES
+from tools.tiny_reader.serve import FOLDER
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+OPTIONS = VllmOptions(
+    model_path=str(FOLDER), max_model_len=4096, max_num_seqs=2, enforce_eager=True, engine_args={"dtype": "float32"}
+)
+
+
+async def test_an_engine_whose_runner_bans_nothing_is_refused_after_its_first_page(
+    vllm_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor that does nothing stands for one that the runner left out."""
+    monkeypatch.setattr(vllm_options, "NGRAM_PROCESSOR", "tests.with_vllm.idle_rule:IdleRule")
+    engine = VllmDirectEngine(OPTIONS, frozenset(MODES))
+    try:
+        with pytest.raises(EngineStartError) as caught:
+            await engine.start()
+        assert caught.value.detail == (
+            "vLLM started, but its model runner does not keep the no-repeat n-gram rule; install a release from "
+            "0.10.2 to 0.33, and leave VLLM_USE_V2_MODEL_RUNNER unset."
+        )
+        assert engine.health().state is EngineState.FAILED
+    finally:
+        await engine.stop()
+
+
+def test_a_runner_that_cannot_keep_the_rule_is_refused_before_anything_is_loaded(
+    vllm_environment: dict[str, str],
+) -> None:
+    """In a process of its own, as vLLM reads the variable once."""
+    code = (
+        "import asyncio\nfrom app.engine.vllm_direct import VllmDirectEngine\nfrom app.errors import EngineStartError\n"
+        f"from app.engine.vllm_options import VllmOptions\noptions = VllmOptions(model_path={str(FOLDER)!r})\n"
+        "try:\n    asyncio.run(VllmDirectEngine(options, frozenset()).start())\n"
+        "except EngineStartError as error:\n    print(error.detail)\n"
+    )
+    environment = os.environ | {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_USE_V1": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1].endswith(
+        "would drop the no-repeat n-gram rule; unset it: the rule works on releases from 0.10.2 to 0.33 in engine V1 "
+        "with model runner V1."
+    )
