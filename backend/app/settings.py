@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     api_key_hashes: CommaList = ()
     """SHA-256 hashes, in hex and separated by commas, of the accepted API keys (`make api-key` makes one). Empty: no key is asked for."""
 
+    deepseek_ocr_api_key: str = Field("", repr=False)
+    """The API key that `deepseek-ocr read --server` sends."""
+
     cors_origins: CommaList = ()
     """Origins, separated by commas, whose web pages may call the API, for example `https://app.example`. `*` allows every origin, without credentials. Empty: none."""
 

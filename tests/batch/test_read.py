@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.api.gate import hash_api_key
 from app.batch.documents import find_documents
 from tests.ingest.pdfs import letter, pdf
 from tests.process import ROOT, Served, served
@@ -111,6 +112,21 @@ def test_a_path_that_is_not_there_is_said_before_anything_is_read(tmp_path: Path
     assert run.returncode == 2
     assert run.stderr == "deepseek-ocr: nothing.pdf: there is no such file, or no picture or PDF in it.\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_key_of_a_service_is_a_setting(scans: Path, tmp_path: Path) -> None:
+    settings = {
+        "inference_engine": "fake",
+        "api_key_hashes": hash_api_key("open sesame"),
+        "data_dir": tmp_path / "data",
+    }
+    with served(tmp_path / "log", **settings) as service:
+        arguments = (scans, "--out", "out", "--quiet", "--server", service.url)
+        refused = read(tmp_path, *arguments)
+        taken = read(tmp_path, *arguments, DEEPSEEK_OCR_API_KEY="open sesame")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("deepseek-ocr: ")
+    assert (taken.returncode, taken.stderr) == (0, "")
 
 
 def test_a_service_that_is_not_there_is_said(scans: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,8 +18,6 @@ from app.settings import Settings
 from deepseek_ocr import AsyncClient, OcrError
 
 ALL_READ, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-
-_KEY_VARIABLE = "DEEPSEEK_OCR_API_KEY"
 
 
 def read(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -78,7 +75,7 @@ def _read(
 @contextlib.asynccontextmanager
 async def _service(arguments: argparse.Namespace, settings: Settings) -> AsyncIterator[AsyncClient]:
     if arguments.server:
-        async with AsyncClient(arguments.server, api_key=os.environ.get(_KEY_VARIABLE)) as client:
+        async with AsyncClient(arguments.server, api_key=settings.deepseek_ocr_api_key) as client:
             await client.modes()  # whether it is there at all, and the key is right
             yield client
         return
