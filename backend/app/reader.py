@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 from PIL import Image
 
 from app.engine.base import Engine
@@ -24,6 +25,8 @@ from app.places import Places
 
 Load = Callable[[], Awaitable[bytes]]
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 JPEG_QUALITY = 90
 
@@ -155,6 +158,21 @@ class PageReader:
                         wanted = part.figures if pictures else ()
                         cut = await asyncio.to_thread(crop, page, wanted) if wanted else ()
                         yield ReadPage(part, page.number, page.pages, page.dpi, timing, cut)
+
+
+def log_page(page: ReadPage) -> None:
+    """Log that a page was read, and how that ended."""
+    recognition = page.recognition
+    log.info(
+        "page_recognised",
+        mode=recognition.mode,
+        characters=len(recognition.text),
+        boxes=len(recognition.boxes),
+        finish=recognition.finish.reason,
+        looped=recognition.looped,
+        attempts=recognition.attempts,
+        ms=round(page.timing_ms["total"], 1),
+    )
 
 
 def crop(page: Page, figures: tuple[Figure, ...]) -> tuple[Picture, ...]:

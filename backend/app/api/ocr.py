@@ -22,7 +22,7 @@ from app.ingest.choice import PageChoice
 from app.ocr.modes import MODES, prompt_template
 from app.ocr.resolution import RESOLUTIONS
 from app.ocr.service import RecogniseOptions, Restart
-from app.reader import ReadPage
+from app.reader import ReadPage, log_page
 from app.results.document import PagePictures
 from app.results.html import page_html
 from app.results.pages import PageResult
@@ -182,17 +182,7 @@ def _error_event(error: ServiceError, request: Request) -> ServerSentEvent:
 async def _answer(request: Request, page: ReadPage, options: RecogniseOptions, html: bool) -> OcrResponse:
     state = request.app.state
     state.metrics.observe_page(page.recognition, page.timing_ms)
-    recognition = page.recognition
-    log.info(
-        "page_recognised",
-        mode=recognition.mode,
-        characters=len(recognition.text),
-        boxes=len(recognition.boxes),
-        finish=recognition.finish.reason,
-        looped=recognition.looped,
-        attempts=recognition.attempts,
-        ms=round(page.timing_ms["total"], 1),
-    )
+    log_page(page)
     made = await asyncio.to_thread(_page_html, page) if html else None
     return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id, made)
 

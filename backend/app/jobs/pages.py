@@ -26,7 +26,7 @@ from app.jobs.files import TaskFolder, rename_figures
 from app.jobs.store import Store
 from app.jobs.task import Task
 from app.jobs.turns import Turns
-from app.reader import PageReader, Picture, ReadPage
+from app.reader import PageReader, Picture, ReadPage, log_page
 from app.results.pages import PageFailure, PageResult
 
 log = structlog.get_logger()
@@ -128,7 +128,7 @@ class TaskPages:
                 result, pictures = rename_figures(result, read.pictures)
                 result = await self._with_pictures(folder, result, pictures)
                 self._observe(None if result.failure else read)
-                _log_page(read)
+                log_page(read)
             return await self.patient(self._store.add_page, task.id, task.run, result)
 
     async def _with_pictures(self, folder: TaskFolder, page: PageResult, pictures: tuple[Picture, ...]) -> PageResult:
@@ -157,17 +157,3 @@ class TaskPages:
                 if failures == MOST_ENGINE_FAILURES:
                     raise
                 await asyncio.sleep(failures)
-
-
-def _log_page(read: ReadPage) -> None:
-    recognition = read.recognition
-    log.info(
-        "page_recognised",
-        mode=recognition.mode,
-        characters=len(recognition.text),
-        boxes=len(recognition.boxes),
-        finish=recognition.finish.reason,
-        looped=recognition.looped,
-        attempts=recognition.attempts,
-        ms=round(read.timing_ms["total"], 1),
-    )
