@@ -184,8 +184,8 @@ async def test_a_client_that_goes_away_aborts_its_generation(client: httpx.Async
     """Within a second, by vLLM's own count of running requests."""
     request = {"files": long_page["files"], "data": {**long_page["data"], "stream": "true"}}
     async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **request) as source:
-        async for _ in source.aiter_sse():
-            break
+        events = source.aiter_sse()  # held, since a dropped iterator closes the connection
+        await anext(events)
         assert await running_requests(client) == 1
         before = metric((await client.get("/metrics")).text, "vllm:generation_tokens_total")
     left = time.monotonic()
