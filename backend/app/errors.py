@@ -59,6 +59,11 @@ class TaskFileNotFound(NotFound):
     )
 
 
+class TaskPageNotFound(NotFound):
+    code, title = "task_page_not_found", "No such page"
+    default_detail = "This task does not have that page: its document has fewer, or others were asked for."
+
+
 class InvalidPath(ServiceError):
     status, code, title = 400, "invalid_path", "Invalid path"
     default_detail = "The address leads outside the files of the task."

@@ -15,7 +15,7 @@ import structlog
 from PIL import Image
 
 from app.engine.base import Engine
-from app.errors import EngineFailed, RecognitionTimeout
+from app.errors import EngineFailed, QueueFull, RecognitionTimeout
 from app.ingest.choice import PageChoice
 from app.ingest.decoder import Decoder
 from app.ocr.render import Figure
@@ -29,6 +29,9 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 JPEG_QUALITY = 90
+
+# Waiting to be drawn; a browser asks for a few at once, or through HTTP/2 for a hundred.
+MOST_PICTURES = 200
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class PageReader:
         # The last page in memory and, where the engine reads many side by side, some of its places are kept for requests.
         self._pages = Places(concurrency + decode_ahead + 1, reserved=1)
         self._decoders = Places(max(1, decode_ahead))
+        self._pictures = Places(1)
+        self._picture_queue = 0
         self._engine_places = Places(concurrency, reserved=(concurrency + 7) // 8 if concurrency > 1 else 0)
         self.background_pages = concurrency + decode_ahead
 
@@ -110,6 +115,21 @@ class PageReader:
             pictures = await asyncio.to_thread(crop, page, recognition.figures) if recognition.figures else ()
         timing = _timing(recognition, queue_seconds, decoded - waited_for_page, accepted)
         return ReadPage(recognition, page.number, page.pages, page.dpi, timing, pictures)
+
+    async def draw(self, file: Path, choice: PageChoice, width: int) -> bytes:
+        """Return a page of a document as JPEG to look at, at most `width` pixels across.
+
+        One is drawn at a time, and behind the pages that requests wait for. Raises QueueFull past MOST_PICTURES that
+        wait, and what decoding raises. Cancelling it aborts.
+        """
+        if self._picture_queue >= MOST_PICTURES:
+            raise QueueFull(retry_after=1)
+        self._picture_queue += 1
+        try:
+            async with self._pictures.held(), self._decoders.held(background=True):
+                return await self._decoder.draw(file, choice, width)
+        finally:
+            self._picture_queue -= 1
 
     async def _whole(self, page: Page, options: RecogniseOptions, request_id: str) -> Recognition:
         async with contextlib.aclosing(recognise_stream(self._engine, page, options, request_id)) as parts:

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["documents"], route_class=FormRoute)
 
 MOST_TASKS = 100
+LEAST_WIDTH, MOST_WIDTH = 16, 2000
+# A browser shows a picture that long without asking, after the task was deleted too.
+_PICTURE_SECONDS = 3600
 _EVENT_POLL_SECONDS = 0.3
 _EVENT_PAGES = 50
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -170,6 +173,42 @@ async def retry_task(request: Request, task_id: str) -> TaskJson:
     """Read the pages again that failed, and those a cancelled task did not come to."""
     documents = _documents(request)
     return await _task_json(documents, await documents.retry(task_id), with_pages=False)
+
+
+@router.get(
+    "/tasks/{task_id}/pages/{number}/picture",
+    response_class=Response,
+    responses={
+        **_TASK_PROBLEMS,
+        **{status: PROBLEMS[status] for status in (413, 429)},
+        200: {
+            "description": "The page.",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        304: {"description": "The page is as it was when the client got it."},
+    },
+)
+async def draw_page(
+    request: Request,
+    task_id: str,
+    number: int,
+    width: Annotated[int, Query(ge=LEAST_WIDTH, le=MOST_WIDTH, description="Most pixels across.")] = 1000,
+    if_none_match: Annotated[str, Header(description="What the client has: the ETag of an answer before.")] = "",
+) -> Response:
+    """Show a page as it was read, as a JPEG picture. `number` counts from 1 in the document."""
+    documents = _documents(request)
+    task = await documents.get(task_id)
+    # A task's document never changes, nor how it is rendered.
+    tag = f'"{task.id}-{number}-{width}"'
+    headers = {
+        "ETag": tag,
+        "Cache-Control": f"private, max-age={_PICTURE_SECONDS}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    picture = await until_disconnect(request.receive, documents.draw_page(task, number, width))
+    return Response(picture, media_type="image/jpeg", headers=headers)
 
 
 @router.get(

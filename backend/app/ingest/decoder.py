@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,7 +16,7 @@ from app.exchange import Exchange
 from app.ingest.choice import FIRST_PAGE, PageChoice
 from app.ingest.decode import is_pdf
 from app.ingest.limits import IngestLimits
-from app.ingest.sandbox import decode_confined, prepare_process
+from app.ingest.sandbox import decode_confined, draw_confined, prepare_process
 from app.page import Page
 from app.workers import WorkerCrashed, WorkerJobFailed, WorkerProcess, WorkerTimeout
 
@@ -54,23 +56,32 @@ class Decoder:
         Raises the ServiceError that says what is wrong with the file. When cancelled, the worker is
         killed and the next job gets a fresh one.
         """
-        seat = await self._idle.get()
-        try:
-            await self._start(seat.worker)
-            return await self._decode_at(seat, source, choice)
-        finally:
-            self._idle.put_nowait(seat)
+        return Page(*await self._run(decode_confined, source, choice))
+
+    async def draw(self, source: Path, choice: PageChoice, width: int) -> bytes:
+        """Return the chosen page as JPEG, at most `width` pixels across; otherwise as `decode`."""
+        return bytes(await self._run(draw_confined, source, choice, width))
 
     async def stop(self) -> None:
         """Kill the workers; decodings that run or wait raise ShuttingDown. Idempotent."""
         self._stopped = True
         await asyncio.gather(*(seat.worker.stop() for seat in self._seats))
 
-    async def _decode_at(self, seat: _Seat, source: bytes | Path, choice: PageChoice) -> Page:
+    async def _run(self, function: Callable[..., Any], source: bytes | Path, choice: PageChoice, *args: Any) -> Any:
+        seat = await self._idle.get()
+        try:
+            await self._start(seat.worker)
+            return await self._run_at(seat, function, source, choice, *args)
+        finally:
+            self._idle.put_nowait(seat)
+
+    async def _run_at(
+        self, seat: _Seat, function: Callable[..., Any], source: bytes | Path, choice: PageChoice, *args: Any
+    ) -> Any:
         limit = self._limits.decode_timeout
         sent = seat.exchange.ship(source) if isinstance(source, bytes) else source
         try:
-            return Page(*await seat.worker.call(decode_confined, sent, self._limits, choice, timeout=limit))
+            return await seat.worker.call(function, sent, self._limits, choice, *args, timeout=limit)
         except WorkerTimeout:
             log.warning("decoder_killed", reason="timeout", seconds=limit, bytes=_size(source))
             raise _too_slow(source, choice, limit) from None

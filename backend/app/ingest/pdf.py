@@ -76,7 +76,15 @@ class PdfFile:
         Where the page has more than `max_pixels` at `dpi`, it is rendered at the highest dpi that fits;
         raises TooManyPixels where that is below LOWEST_DPI.
         """
-        width, height, fitting_dpi = _fit(self.page_size(number), dpi, max_pixels)
+        width, height, fitting_dpi = self.fit(number, dpi, max_pixels)
+        return Page(self.draw(number, width, height), "PDF", number, self.page_count, fitting_dpi)
+
+    def fit(self, number: int, dpi: float, max_pixels: int) -> tuple[int, int, float]:
+        """Return the width and height in pixels that `render` gives page `number`, and the dpi; raises TooManyPixels."""
+        return _fit(self.page_size(number), dpi, max_pixels)
+
+    def draw(self, number: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return page `number`, one that there is, drawn over so many pixels."""
         try:
             pixels = np.empty((height, width, 3), np.uint8)
         except MemoryError:
@@ -89,7 +97,7 @@ class PdfFile:
             self._draw(page, pixels)
         finally:
             page.close()
-        return Page(pixels, "PDF", number, self.page_count, fitting_dpi)
+        return pixels
 
     def _draw(self, page: pypdfium2.PdfPage, pixels: NDArray[np.uint8]) -> None:
         height, width, _ = pixels.shape

@@ -12,6 +12,7 @@ from app.exchange import Exchange, Shipped
 from app.ingest.choice import PageChoice
 from app.ingest.decode import decode
 from app.ingest.limits import IngestLimits
+from app.ingest.picture import draw_picture
 
 # Address space one decoding may add: see memory_allowance.
 _BYTES_PER_PIXEL = 32
@@ -42,10 +43,21 @@ def decode_confined(
     A file that wants more memory than `memory_allowance` is refused.
     """
     assert _exchange is not None, "prepare_process runs first"
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    with address_space_limit(memory_allowance(size, limits)):
+    with _confined(source, limits):
         page = decode(source, limits, choice)
     return _exchange.ship(page.pixels), page.source_format, page.number, page.pages, page.dpi
+
+
+def draw_confined(source: bytes | Path, limits: IngestLimits, choice: PageChoice, width: int) -> Shipped:
+    """Return `draw_picture(source, limits, choice, width)`, to be shipped, under the same limit."""
+    assert _exchange is not None, "prepare_process runs first"
+    with _confined(source, limits):
+        return _exchange.ship(draw_picture(source, limits, choice, width))
+
+
+def _confined(source: bytes | Path, limits: IngestLimits) -> contextlib.AbstractContextManager[None]:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return address_space_limit(memory_allowance(size, limits))
 
 
 def memory_allowance(upload_bytes: int, limits: IngestLimits) -> int:

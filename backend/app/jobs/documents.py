@@ -25,7 +25,9 @@ from app.errors import (
     ServiceError,
     ShuttingDown,
     StorageFull,
+    TaskFileNotFound,
     TaskNotFound,
+    TaskPageNotFound,
     WebhookRefused,
 )
 from app.ingest.choice import PageChoice
@@ -241,6 +243,16 @@ class Documents:
     async def file(self, task: Task, name: str) -> Path:
         """Return a file of a task; raises InvalidPath or TaskFileNotFound."""
         return await self._run(TaskFolder(self._data, task.id).find, name)
+
+    async def draw_page(self, task: Task, number: int, width: int) -> bytes:
+        """Return a page of a task as JPEG, at most `width` pixels across; raises TaskPageNotFound or TaskFileNotFound."""
+        if not ranges.holds(task.numbers, number):
+            raise TaskPageNotFound
+        choice = PageChoice(number, task.order.dpi, task.order.password)
+        try:
+            return await self._reader.draw(TaskFolder(self._data, task.id).source, choice, width)
+        except FileNotFoundError:
+            raise TaskFileNotFound("The document of this task is no longer there.") from None
 
     async def cancel(self, task_id: str) -> Task:
         """End a task with what it has; one that is finished stays as it is. Pages being read are aborted."""

@@ -46,6 +46,16 @@ def write(numbers: Iterable[int]) -> str:
 
 def read(text: str) -> Iterator[int]:
     """Yield the numbers that `write` wrote."""
+    for span in _spans(text):
+        yield from span
+
+
+def holds(text: str, number: int) -> bool:
+    """Say whether `number` is one of those."""
+    return any(number in span for span in _spans(text))
+
+
+def _spans(text: str) -> Iterator[range]:
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
+        yield range(int(first), int(last or first) + 1)

@@ -71,7 +71,19 @@ _replica = sa.Table(
 )
 
 
-_SAME = ("id", "run", "total", "done", "failed", "sequence", "bytes", "error_code", "error_detail", "webhook_state")
+_SAME = (
+    "id",
+    "run",
+    "numbers",
+    "total",
+    "done",
+    "failed",
+    "sequence",
+    "bytes",
+    "error_code",
+    "error_detail",
+    "webhook_state",
+)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Order:
 class Task:
     """A task as the database has it.
 
-    `total` pages are to be read, of which `done` are behind it and `failed` of those were not read; `run` counts from
+    The pages to be read are `numbers`, as ranges, `total` of them, of which `done` are behind it and `failed` of those were not read; `run` counts from
     1 and rises with each retry. `sequence` is the number of the last page that was added, for those who follow.
     """
 
@@ -71,6 +71,7 @@ class Task:
     order: Order
     state: TaskState
     run: int
+    numbers: str
     total: int
     done: int
     failed: int
