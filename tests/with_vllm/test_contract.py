@@ -308,7 +308,7 @@ async def test_streaming_gives_the_text_piece_by_piece(running: Running, samples
     async with httpx_sse.aconnect_sse(running.client, "POST", "/api/ocr", **request) as source:
         events = [(event.event, json.loads(event.data)) async for event in source.aiter_sse()]
     assert {name for name, _ in events[:-1]} == {"delta"}
-    assert len(events) > 5
+    assert len(events) > 2
     assert "".join(data["text"] for _, data in events[:-1]) == events[-1][1]["raw_text"] == whole
 
 
