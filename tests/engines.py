@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from app.engine.base import Capabilities, Chunk, EngineState, Finish, GenerationRequest, Health
-from app.errors import EngineFailed, EngineNotReady, EngineStartError, OutOfMemory
+from app.engine.base import Capabilities, Chunk, CutPage, EngineState, Finish, GenerationRequest, Health, Resolution
+from app.errors import EngineFailed, EngineNotReady, EngineStartError, InvalidParameter, OutOfMemory
 from app.ocr.modes import MODES
+from app.vllm_models.views import ViewOptions
 
 
 class ScriptedEngine:
@@ -68,6 +69,21 @@ class SayingEngine(ScriptedEngine):
     async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
         yield Chunk(self.text)
         yield Chunk("", self.finish)
+
+
+class ViewsEngine(ScriptedEngine):
+    """Reads views: says how many there are and shows a figure, the left half of the page; refuses base_size 512."""
+
+    def view_options(self, resolution: Resolution) -> ViewOptions:
+        if resolution.base_size == 512:
+            raise InvalidParameter("This resolution cannot be read.")
+        return ViewOptions(resolution.base_size, resolution.image_size, resolution.crop_mode)
+
+    async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        assert isinstance(request.page, CutPage)
+        views = request.page.views
+        yield Chunk(f"{len(views.tiles)} tiles and {views.global_view.shape[0]} px\n")
+        yield Chunk("<|ref|>image<|/ref|><|det|>[[0, 0, 500, 999]]<|/det|>", Finish("stop"))
 
 
 class RetryingEngine(ScriptedEngine):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from PIL import Image
 
-from app.engine.base import Engine
+from app.engine.base import CutPage, Engine, ViewEngine
 from app.errors import EngineFailed, QueueFull, RecognitionTimeout
 from app.ingest.choice import PageChoice
 from app.ingest.decoder import Decoder
@@ -23,12 +21,10 @@ from app.ocr.service import RecogniseOptions, Recognition, Restart, check_option
 from app.page import Page
 from app.places import Places
 
-Load = Callable[[], Awaitable[bytes]]
+Load = Callable[[], Awaitable[bytes | Path]]
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-JPEG_QUALITY = 90
 
 # Waiting to be drawn; a browser asks for a few at once, or through HTTP/2 for a hundred.
 MOST_PICTURES = 200
@@ -84,7 +80,7 @@ class PageReader:
     async def read(
         self, load: Load, choice: PageChoice, options: RecogniseOptions, request_id: str, *, pictures: bool = False
     ) -> ReadPage:
-        """Read one page of an upload, with its figures where `pictures`; `load` gives its bytes when their turn has come.
+        """Read one page of an upload, with its figures where `pictures`; `load` gives it whole when its turn has come.
 
         Raises RecognitionTimeout, and what decoding and the engine raise. Cancelling it aborts.
         """
@@ -101,18 +97,22 @@ class PageReader:
         `timeout` counts from when the engine takes the page, since until then it may wait for long. Otherwise like
         `read`. Call it for up to `background_pages` pages at once, and pages are rendered ahead of the engine.
         """
+
+        async def load() -> Path:
+            return file
+
         check_options(self._engine, options)
         accepted = time.perf_counter()
         async with self._pages.held(background=True):
             waited_for_page = time.perf_counter()
             async with self._decoders.held(background=True):
-                page = await self._decoder.decode(file, choice)
+                page = await self._decode(file, choice, options)
             decoded = time.perf_counter()
             async with self._engine_places.held(background=True):
                 queue_seconds = (waited_for_page - accepted) + (time.perf_counter() - decoded)
                 whole = self._whole(page, options, request_id)
                 recognition = await _ended(whole, self._timeout)
-            pictures = await asyncio.to_thread(crop, page, recognition.figures) if recognition.figures else ()
+        pictures = await self._crop(load, choice, recognition.figures, background=True)
         timing = _timing(recognition, queue_seconds, decoded - waited_for_page, accepted)
         return ReadPage(recognition, page.number, page.pages, page.dpi, timing, pictures)
 
@@ -131,7 +131,7 @@ class PageReader:
         finally:
             self._picture_queue -= 1
 
-    async def _whole(self, page: Page, options: RecogniseOptions, request_id: str) -> Recognition:
+    async def _whole(self, page: Page | CutPage, options: RecogniseOptions, request_id: str) -> Recognition:
         async with contextlib.aclosing(recognise_stream(self._engine, page, options, request_id)) as parts:
             async for part in parts:
                 if isinstance(part, Recognition):
@@ -164,7 +164,7 @@ class PageReader:
         async with self._pages.held():
             waited_for_page = time.perf_counter()
             async with self._decoders.held():
-                page = await self._decoder.decode(await load(), choice)
+                page = await self._decode(await load(), choice, options)
             decoded = time.perf_counter()
             async with self._engine_places.held():
                 waited_for_engine = time.perf_counter()
@@ -173,11 +173,28 @@ class PageReader:
                         if not isinstance(part, Recognition):
                             yield part
                             continue
-                        queue_seconds = (waited_for_page - accepted) + (waited_for_engine - decoded)
-                        timing = _timing(part, queue_seconds, decoded - waited_for_page, accepted)
-                        wanted = part.figures if pictures else ()
-                        cut = await asyncio.to_thread(crop, page, wanted) if wanted else ()
-                        yield ReadPage(part, page.number, page.pages, page.dpi, timing, cut)
+                        recognition = part
+        cut = await self._crop(load, choice, recognition.figures if pictures else ())
+        queue_seconds = (waited_for_page - accepted) + (waited_for_engine - decoded)
+        timing = _timing(recognition, queue_seconds, decoded - waited_for_page, accepted)
+        yield ReadPage(recognition, page.number, page.pages, page.dpi, timing, cut)
+
+    async def _decode(self, source: bytes | Path, choice: PageChoice, options: RecogniseOptions) -> Page | CutPage:
+        """Decode a page, to what the engine reads of it."""
+        if isinstance(self._engine, ViewEngine):
+            return await self._decoder.cut(source, choice, self._engine.view_options(options.resolution))
+        return await self._decoder.decode(source, choice)
+
+    async def _crop(
+        self, load: Load, choice: PageChoice, figures: tuple[Figure, ...], background: bool = False
+    ) -> tuple[Picture, ...]:
+        """Return the figures of a page, decoded anew: few pages have any, and none is kept while it is being read."""
+        if not figures:
+            return ()
+        boxes = [(figure.box.x1, figure.box.y1, figure.box.x2, figure.box.y2) for figure in figures]
+        async with self._decoders.held(background):
+            cut = await self._decoder.crop(await load(), choice, boxes)
+        return tuple(Picture(figure.name, jpeg) for figure, jpeg in zip(figures, cut, strict=True))
 
 
 def log_page(page: ReadPage) -> None:
@@ -193,17 +210,6 @@ def log_page(page: ReadPage) -> None:
         attempts=recognition.attempts,
         ms=round(page.timing_ms["total"], 1),
     )
-
-
-def crop(page: Page, figures: tuple[Figure, ...]) -> tuple[Picture, ...]:
-    """Return the figures of a page as JPEG pictures."""
-    return tuple(Picture(figure.name, _jpeg(page, figure)) for figure in figures)
-
-
-def _jpeg(page: Page, figure: Figure) -> bytes:
-    box, buffer = figure.box, io.BytesIO()
-    Image.fromarray(page.pixels[box.y1 : box.y2, box.x1 : box.x2]).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
 
 
 def _timing(recognition: Recognition, queue_s: float, decode_s: float, accepted: float) -> dict[str, float]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 
 import httpx_sse
 import pytest
+from PIL import Image
 
 from app.engine.base import Finish, Usage
 from app.ocr.modes import MODES
-from tests.engines import SayingEngine, ScriptedEngine
+from tests.engines import SayingEngine, ScriptedEngine, ViewsEngine
 from tests.serving import png, serving, upload
 
 
@@ -24,6 +28,21 @@ async def test_html_is_given_when_it_is_asked_for(stream):
     assert html.startswith("<h1>The fake engine</h1>\n")
     assert '<figure><img alt="images/page-1-img-1.jpg" src="data:image/jpeg;base64,/9j/' in html
     assert html.endswith("<tr><td>height</td><td>100</td></tr></tbody></table>")
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_an_engine_may_ask_for_views_instead_of_the_page(stream):
+    """Its boxes are still those of the page, and its figures are cut out of that."""
+    fields = {"mode": "markdown", "html": "true", "stream": stream}
+    async with serving(ViewsEngine()) as client:
+        answer = await client.post("/api/ocr", files=upload(png(700, 1400)), data=fields)
+        refused = await client.post("/api/ocr", files=upload(), data={"resolution": "tiny"})
+    body = json.loads(answer.text.rpartition("data: ")[2] if stream == "true" else answer.text)
+    assert body["text"] == "2 tiles and 1024 px\n![image](images/0.jpg)"
+    assert body["boxes"] == [{"label": "image", "box": [0, 0, 350, 1400]}]
+    figure = re.search(r"data:image/jpeg;base64,([^\"]+)", body["html"])[1]
+    assert Image.open(io.BytesIO(base64.b64decode(figure))).size == (350, 1400)
+    assert (refused.status_code, refused.json()["detail"]) == (422, "This resolution cannot be read.")
 
 
 async def test_answer_holds_the_whole_contract_and_what_was_added():

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,15 @@ from PIL import Image
 
 from app.errors import DecodeTimeout, ShuttingDown, TooManyPixels, UnreadableImage, UnsupportedMediaType
 from app.exchange import Exchange
+from app.ingest.choice import FIRST_PAGE
 from app.ingest.decode import decode
 from app.ingest.decoder import Decoder
 from app.ingest.limits import IngestLimits
 from app.ingest.sandbox import address_space_limit, memory_allowance
 from app.page import Page
+from app.vllm_models.views import ViewOptions, prepare_views
 from app.workers import WorkerProcess
-from tests.ingest.pictures import LIMITS, corners, encode, png
+from tests.ingest.pictures import LIMITS, RED, WHITE, corners, encode, png
 
 PATIENT = replace(LIMITS, max_pixels=50_000_000, decode_timeout=120)
 
@@ -74,6 +77,32 @@ async def test_a_page_comes_out_as_the_decoder_made_it() -> None:
     assert page.source_format == "PNG"
     assert page.pixels.flags.c_contiguous
     assert np.array_equal(page.pixels, np.asarray(corners()))
+
+
+@pytest.mark.parametrize("options", [ViewOptions(128, 64, True), ViewOptions(64, 64, False)])
+async def test_views_come_out_as_they_are_cut_of_the_page(options: ViewOptions) -> None:
+    """A file turned by EXIF, with tiles and without any: pixels, grid and the page's own size."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(Image.effect_noise((200, 150), 80).convert("RGB"), "PNG", exif=exif)
+    whole = decode(turned, LIMITS)
+    wanted = prepare_views(whole.pixels, options)
+    async with decoding() as decoder:
+        page = await decoder.cut(turned, FIRST_PAGE, options)
+    assert (page.width, page.height, page.source_format, page.number, page.pages) == (150, 200, "PNG", 1, 1)
+    assert page.views.grid == wanted.grid
+    assert np.array_equal(page.views.global_view, wanted.global_view)
+    assert np.array_equal(page.views.tiles, wanted.tiles)
+
+
+async def test_parts_of_a_page_come_out_as_jpeg() -> None:
+    """Each as large as its box, with what is there."""
+    async with decoding() as decoder:
+        pictures = await decoder.crop(encode(corners(), "PNG"), FIRST_PAGE, [(0, 0, 8, 4), (40, 2, 41, 3)])
+    found = [Image.open(BytesIO(picture)) for picture in pictures]
+    assert [(picture.format, picture.size) for picture in found] == [("JPEG", (8, 4)), ("JPEG", (1, 1))]
+    assert np.allclose(found[0], RED, atol=3)
+    assert np.allclose(found[1], WHITE, atol=3)
 
 
 async def test_pages_stay_whole_when_later_pages_take_their_way() -> None:

@@ -155,7 +155,7 @@ async def test_an_upload_is_read_and_its_counts_are_true(client: httpx.AsyncClie
     assert (body["finish_reason"], body["truncated"], body["attempts"]) == ("length", True, 1)
     assert body["metadata"]["resolution"] == "tiny"
     assert (body["metadata"]["engine"], body["metadata"]["model"]) == ("vllm_direct", str(FOLDER))
-    assert set(body["timing"]) == {"queue", "decode", "engine", "views", "first_token", "render", "total"}
+    assert set(body["timing"]) == {"queue", "decode", "engine", "first_token", "render", "total"}
     assert "<｜end▁of▁sentence｜>" not in body["raw_text"]
 
 
@@ -165,7 +165,7 @@ async def test_a_stream_gives_the_same_text_piece_by_piece(client: httpx.AsyncCl
     async with httpx_sse.aconnect_sse(client, "POST", "/api/ocr", **form(1, stream="true")) as source:
         events = [(event.event, json.loads(event.data)) async for event in source.aiter_sse()]
     assert {name for name, _ in events[:-1]} == {"delta"}
-    assert len(events) > 5
+    assert len(events) > 2
     assert "".join(data["text"] for _, data in events[:-1]) == events[-1][1]["raw_text"] == whole["raw_text"]
 
 

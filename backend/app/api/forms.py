@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Form, Request, Response
+from fastapi import Depends, Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -55,6 +55,16 @@ class FormRoute(APIRoute):
             return await handle(_FormRequest(request.scope, request.receive))
 
         return handle_form
+
+
+def loading(upload: UploadFile) -> Callable[[], Coroutine[Any, Any, bytes]]:
+    """Return what gives an upload whole, as often as it is asked."""
+
+    async def load() -> bytes:
+        await upload.seek(0)
+        return await upload.read()
+
+    return load
 
 
 class _FormRequest(Request):

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 from starlette.types import Receive
 
-from app.api.forms import ChosenPage, FormRoute, OcrOptions
+from app.api.forms import ChosenPage, FormRoute, OcrOptions, loading
 from app.api.problems import Problem, problem
 from app.api.schemas import ModeJson, ModesResponse, OcrResponse
 from app.errors import ClientGone, InternalError, InvalidParameter, ServiceError
@@ -90,7 +90,7 @@ async def read_picture(
     if stream:
         return await _stream(request, image, choice, options, html)
     state = request.app.state
-    reading = state.reader.read(image.read, choice, options, request.state.request_id, pictures=html)
+    reading = state.reader.read(loading(image), choice, options, request.state.request_id, pictures=html)
     page = await until_disconnect(request.receive, reading)
     return Response((await _answer(request, page, options, html)).model_dump_json(), media_type="application/json")
 
@@ -146,7 +146,7 @@ async def _stream(
     request: Request, image: UploadFile, choice: PageChoice, options: RecogniseOptions, html: bool
 ) -> Response:
     """Answer with events; what fails before the first text still gets its own HTTP status."""
-    parts = request.app.state.reader.stream(image.read, choice, options, request.state.request_id, pictures=html)
+    parts = request.app.state.reader.stream(loading(image), choice, options, request.state.request_id, pictures=html)
     request.state.until_sent.push_async_callback(parts.aclose)
     first = await until_disconnect(request.receive, anext(parts))
 

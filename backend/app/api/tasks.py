@@ -16,7 +16,7 @@ from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.forms import ChosenPage, Document, FormRoute, OcrOptions
+from app.api.forms import ChosenPage, Document, FormRoute, OcrOptions, loading
 from app.api.ocr import PING_SECONDS, PROBLEMS, SEND_SECONDS, until_disconnect
 from app.api.task_schemas import ImageTaskResponse, TaskJson, TaskListJson, TaskPageJson
 from app.errors import InvalidParameter, JobsDisabled, TaskFileNotFound
@@ -94,7 +94,7 @@ async def read_picture_as_task(
     if (count := len((await request.form()).getlist("image"))) > 1:
         raise InvalidParameter(f"Field 'image' was sent {count} times. Send one file in each request.")
     queued = datetime.now(timezone.utc)
-    reading = request.app.state.reader.read(image.read, choice, options, request.state.request_id, pictures=True)
+    reading = request.app.state.reader.read(loading(image), choice, options, request.state.request_id, pictures=True)
     page = await until_disconnect(request.receive, reading)
     request.app.state.metrics.observe_page(page.recognition, page.timing_ms)
     order = Order(

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal, Protocol, runtime_checkable
 
 from app.page import Page
+from app.vllm_models.views import ViewOptions, Views
 
 FinishReason = Literal["stop", "length"]
 
@@ -22,18 +23,31 @@ class Resolution:
     name: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class CutPage:
+    """A page of `width` x `height` pixels of which only the views were kept that a ViewEngine reads; otherwise a Page."""
+
+    views: Views
+    width: int
+    height: int
+    source_format: str
+    number: int = 1
+    pages: int = 1
+    dpi: float | None = None
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """One page to read and how.
 
-    `prompt` is what the model sees after the picture. `mode` and `find_term` say the same to an
+    `page` is a CutPage for a ViewEngine, which takes a Page too. `prompt` is what the model sees after the picture. `mode` and `find_term` say the same to an
     engine that is not driven by prompts. `grounding` asks for boxes. `max_tokens` None means the
     engine's own limit. `attempt` above 0 asks for the same page again, because the text of the
     attempt before repeated itself without end: the engine reads it under other settings.
     """
 
     request_id: str
-    page: Page
+    page: Page | CutPage
     mode: str
     prompt: str
     grounding: bool
@@ -145,6 +159,15 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Release everything, worker processes included; idempotent."""
+        ...
+
+
+@runtime_checkable
+class ViewEngine(Protocol):
+    """An engine that reads views of a page, which are cut where the page is decoded: it never sees the page itself."""
+
+    def view_options(self, resolution: Resolution) -> ViewOptions:
+        """Return how to cut a page for this resolution. Raises InvalidParameter for one that cannot be read."""
         ...
 
 

@@ -10,20 +10,19 @@ import contextlib
 import copy
 import gc
 import logging
-import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from app.engine.base import (
     Capabilities,
     Chunk,
+    CutPage,
     EngineState,
     Finish,
     GenerationRequest,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from app.vllm_compat import AsyncLLMEngine, SamplingParams
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _LOADING = "The OCR engine is loading."
 _LOST = "The OCR engine stopped and is being restarted."
@@ -91,7 +89,6 @@ class VllmDirectEngine:
         self._tokenizer_lock = threading.Lock()
         self._loading: Loading | None = None
         self._processes: list[psutil.Process] = []
-        self._threads: ThreadPoolExecutor | None = None
         self._waiting: dict[str, asyncio.Queue[Any]] = {}
         self._last_sign = time.monotonic()
 
@@ -143,9 +140,15 @@ class VllmDirectEngine:
             await asyncio.to_thread(_shut_down, engine, processes, patience)
             del engine
             await asyncio.to_thread(gc.collect)  # vLLM's objects refer to each other in circles
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-            self._threads = None
+
+    def view_options(self, resolution: Resolution) -> ViewOptions:
+        """Return how to cut a page for this resolution. Raises InvalidParameter for one that cannot be read."""
+        try:
+            return ViewOptions(
+                resolution.base_size, resolution.image_size, resolution.crop_mode, self._options.max_tiles
+            )
+        except ViewError as error:
+            raise InvalidParameter(f"This resolution cannot be read: {error}") from None
 
     def render_metrics(self) -> bytes:
         """Return vLLM's own metrics, and those of the process, in Prometheus' text format."""
@@ -162,7 +165,6 @@ class VllmDirectEngine:
 
         # A copy: vLLM's threads use the original, and a tokenizer cannot be shared between threads.
         self._tokenizer = copy.deepcopy(await get_tokenizer(self._engine))
-        self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="views")
         try:
             await asyncio.wait_for(self._warm_up(self._engine), _WARM_UP_SECONDS)
             await asyncio.wait_for(check_rule(self._engine), _WARM_UP_SECONDS)
@@ -183,9 +185,7 @@ class VllmDirectEngine:
                 pass
 
     async def _read(self, engine: AsyncLLMEngine, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        started = time.perf_counter()
-        prepared = await self._in_thread(lambda: self._prepare(request))
-        views_ms = (time.perf_counter() - started) * 1000
+        prepared = await asyncio.to_thread(self._prepare, request)
         params = self._sampling_params(engine, request, prepared)
         # Clients choose request ids, and may choose the same for two requests.
         request_id = f"{request.request_id}-{request.attempt}-{uuid.uuid4().hex[:12]}"
@@ -205,8 +205,7 @@ class VllmDirectEngine:
                 tokens += len(piece.token_ids)
                 finish = None
                 if output.finished:
-                    timing = {"views": views_ms, "first_token": first_ms}
-                    finish = _finish(piece.finish_reason, request, prepared, tokens, timing)
+                    finish = _finish(piece.finish_reason, request, prepared, tokens, {"first_token": first_ms})
                 yield Chunk(piece.text, finish)
                 if finish is not None:
                     return
@@ -248,13 +247,12 @@ class VllmDirectEngine:
                 await abort(engine, request_id)
 
     def _prepare(self, request: GenerationRequest) -> Prepared:
-        """Tokenize the prompt and cut the page into views; runs in a thread. Raises InvalidParameter."""
-        wanted = request.resolution
-        try:
-            options = ViewOptions(wanted.base_size, wanted.image_size, wanted.crop_mode, self._options.max_tiles)
-            views = prepare_views(request.page.pixels, options)
-        except ViewError as error:
-            raise InvalidParameter(f"This resolution cannot be read: {error}") from None
+        """Tokenize the prompt, and cut a whole page into views; runs in a thread. Raises InvalidParameter."""
+        page = request.page
+        if isinstance(page, CutPage):
+            views = page.views
+        else:
+            views = prepare_views(page.pixels, self.view_options(request.resolution))
         with self._tokenizer_lock:
             try:
                 ids = encode_prompt(self._tokenizer, f"{IMAGE_TOKEN}\n{request.prompt}")
@@ -287,11 +285,6 @@ class VllmDirectEngine:
             extra_args=settings.ngram.extra_args(),
             output_kind=RequestOutputKind.DELTA,
         )
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._threads is None:
-            raise EngineNotReady
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _fail(self, reason: str, state: EngineState = EngineState.FAILED) -> None:
         """Stop serving, and give every waiting request its answer now."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from app.engine.base import CutPage
 from app.errors import DecodeTimeout, EngineNotReady, ServiceError, ShuttingDown, UnreadableImage, UnreadablePdf
 from app.exchange import Exchange
 from app.ingest.choice import FIRST_PAGE, PageChoice
 from app.ingest.decode import is_pdf
 from app.ingest.limits import IngestLimits
-from app.ingest.sandbox import decode_confined, draw_confined, prepare_process
+from app.ingest.picture import BoxOfPixels
+from app.ingest.sandbox import crop_confined, cut_confined, decode_confined, draw_confined, prepare_process
 from app.page import Page
+from app.vllm_models.views import ViewOptions, Views
 from app.workers import WorkerCrashed, WorkerJobFailed, WorkerProcess, WorkerTimeout
 
 log = structlog.get_logger()
@@ -57,6 +61,16 @@ class Decoder:
         killed and the next job gets a fresh one.
         """
         return Page(*await self._run(decode_confined, source, choice))
+
+    async def cut(self, source: bytes | Path, choice: PageChoice, options: ViewOptions) -> CutPage:
+        """Return the chosen page cut into views; otherwise as `decode`."""
+        (pixels, whole, tiles, grid), *facts = await self._run(cut_confined, source, choice, options)
+        end = math.prod(whole)
+        return CutPage(Views(pixels[:end].reshape(whole), pixels[end:].reshape(tiles), grid), *facts)
+
+    async def crop(self, source: bytes | Path, choice: PageChoice, boxes: Sequence[BoxOfPixels]) -> list[bytes]:
+        """Return these parts of the chosen page as JPEG; otherwise as `decode`."""
+        return list(await self._run(crop_confined, source, choice, boxes))
 
     async def draw(self, source: Path, choice: PageChoice, width: int) -> bytes:
         """Return the chosen page as JPEG, at most `width` pixels across; otherwise as `decode`."""

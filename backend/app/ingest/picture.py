@@ -1,7 +1,8 @@
-"""A page as a small picture to look at; runs in the decoder's worker processes."""
+"""Pictures of a page: small ones to look at, and its figures; runs in the decoder's worker processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from app.ingest.pdf import PdfFile
 HIGHEST = 16_000
 """Most pixels down: a strip that is narrow enough would else be as long as it likes, and JPEG ends at 65,535."""
 
-_QUALITY = 85
+BoxOfPixels = tuple[int, int, int, int]
+"""x1, y1, x2, y2 of a box on a page, in its pixels; x2 and y2 are the first beyond it."""
+
+_QUALITY, _FIGURE_QUALITY = 85, 90
 
 
 def draw_picture(source: bytes | Path, limits: IngestLimits, choice: PageChoice, width: int) -> bytes:
@@ -33,8 +37,20 @@ def draw_picture(source: bytes | Path, limits: IngestLimits, choice: PageChoice,
         size = _shrink(page.width, page.height, width)
         # It averages blocks of pixels before it scales by the rest.
         image = Image.fromarray(page.pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return _to_jpeg(image, _QUALITY)
+
+
+def crop_pictures(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice, boxes: Sequence[BoxOfPixels]
+) -> list[bytes]:
+    """Return these parts of what `decode` gives as JPEG; each has at least one pixel. Raises what `decode` does."""
+    pixels = decode(source, limits, choice).pixels
+    return [_to_jpeg(Image.fromarray(pixels[y1:y2, x1:x2]), _FIGURE_QUALITY) for x1, y1, x2, y2 in boxes]
+
+
+def _to_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from app.exchange import Exchange, Shipped
 from app.ingest.choice import PageChoice
 from app.ingest.decode import decode
 from app.ingest.limits import IngestLimits
-from app.ingest.picture import draw_picture
+from app.ingest.picture import BoxOfPixels, crop_pictures, draw_picture
+from app.vllm_models.views import ViewOptions, prepare_views
 
 # Address space one decoding may add: see memory_allowance.
 _BYTES_PER_PIXEL = 32
@@ -46,6 +49,30 @@ def decode_confined(
     with _confined(source, limits):
         page = decode(source, limits, choice)
     return _exchange.ship(page.pixels), page.source_format, page.number, page.pages, page.dpi
+
+
+def cut_confined(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice, options: ViewOptions
+) -> tuple[tuple[Shipped, tuple[int, ...], tuple[int, ...], tuple[int, int]], int, int, str, int, int, float | None]:
+    """Return what makes the CutPage of `decode(source, limits, choice)`, under the same limit.
+
+    Its first part is that of the Views: pixels to be shipped, in one piece; the shapes of global view and tiles; the grid.
+    """
+    assert _exchange is not None, "prepare_process runs first"
+    with _confined(source, limits):
+        page = decode(source, limits, choice)
+        views = prepare_views(page.pixels, options)
+        pixels = np.concatenate((views.global_view.ravel(), views.tiles.ravel()))
+    cut = _exchange.ship(pixels), views.global_view.shape, views.tiles.shape, views.grid
+    return cut, page.width, page.height, page.source_format, page.number, page.pages, page.dpi
+
+
+def crop_confined(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice, boxes: Sequence[BoxOfPixels]
+) -> list[bytes]:
+    """Return `crop_pictures(source, limits, choice, boxes)` under the same limit."""
+    with _confined(source, limits):
+        return crop_pictures(source, limits, choice, boxes)
 
 
 def draw_confined(source: bytes | Path, limits: IngestLimits, choice: PageChoice, width: int) -> Shipped:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from app.engine.base import Chunk, Engine, Finish, GenerationRequest, Resolution, Usage
+from app.engine.base import Chunk, CutPage, Engine, Finish, GenerationRequest, Resolution, Usage, ViewEngine
 from app.errors import EngineFailed, ModeNotSupported
 from app.ocr.grounding import Box
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, MODES, Mode, build_prompt, find_mode
@@ -74,7 +74,7 @@ class Restart:
 
 
 def check_options(engine: Engine, options: RecogniseOptions) -> None:
-    """Refuse a mode that is unknown (InvalidParameter) or beyond this engine (ModeNotSupported)."""
+    """Refuse what is wrong (InvalidParameter), and a mode that is beyond this engine (ModeNotSupported)."""
     mode = find_mode(options.mode)
     modes = engine.capabilities().modes
     if mode.name not in modes:
@@ -82,10 +82,12 @@ def check_options(engine: Engine, options: RecogniseOptions) -> None:
         raise ModeNotSupported(
             f"Mode '{mode.name}' is not something the {engine.name} engine can do. Modes it can do: {able}."
         )
+    if isinstance(engine, ViewEngine):
+        engine.view_options(options.resolution)
 
 
 async def recognise_stream(
-    engine: Engine, page: Page, options: RecogniseOptions, request_id: str
+    engine: Engine, page: Page | CutPage, options: RecogniseOptions, request_id: str
 ) -> AsyncGenerator[str | Restart | Recognition, None]:
     """Yield the raw text piece by piece as it is read, then the Recognition; closing it aborts.
 
@@ -169,7 +171,9 @@ async def _chunks(engine: Engine, request: GenerationRequest) -> AsyncGenerator[
             await close()
 
 
-def _generation_request(mode: Mode, page: Page, options: RecogniseOptions, request_id: str) -> GenerationRequest:
+def _generation_request(
+    mode: Mode, page: Page | CutPage, options: RecogniseOptions, request_id: str
+) -> GenerationRequest:
     prompt = build_prompt(
         mode,
         grounding=options.grounding,

@@ -12,6 +12,7 @@ from app.engine.base import Capabilities, Chunk, EngineState, Finish, Generation
 from app.engine.rapidocr import worker
 from app.errors import EngineFailed, EngineNotReady, EngineStartError, OutOfMemory
 from app.exchange import Exchange
+from app.page import Page
 from app.workers import WorkerCrashed, WorkerJobFailed, WorkerProcess, WorkerTimeout
 
 log = structlog.get_logger()
@@ -68,6 +69,7 @@ class RapidOcrEngine:
         process = self._worker
         if process is None or not process.alive:
             raise EngineNotReady
+        assert isinstance(request.page, Page), "only a ViewEngine gets views"
         pixels = self._exchange.ship(request.page.pixels)
         job = worker.Job(request.mode, request.grounding, request.find_term or "")
         try:
