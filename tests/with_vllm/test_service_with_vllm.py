@@ -272,7 +272,8 @@ async def test_a_hung_engine_core_is_noticed_and_replaced(
     core.suspend()
     hung = time.monotonic()
     answer = await waiting
-    assert STALL <= time.monotonic() - hung < STALL + 5
+    # Counted from the last piece of text, which is older than the stop.
+    assert STALL - 1 < time.monotonic() - hung < STALL + 5
     assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
     while (await client.get("/readyz")).status_code != 200:
         assert time.monotonic() - hung < RESTART, "the engine did not come back"
