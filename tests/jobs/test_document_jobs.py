@@ -11,7 +11,7 @@ import sys
 import httpx
 import pytest
 
-from app.jobs import documents
+from app.jobs import keeper
 from tests.documents import SizedEngine, book, ended, keeping, reached, send, text_of
 from tests.process import ROOT, served
 from tests.serving import png, upload
@@ -64,7 +64,7 @@ async def test_a_service_that_is_stopped_goes_on_at_its_next_start(tmp_path):
 
 async def test_finished_tasks_are_deleted_when_their_time_is_over(tmp_path, monkeypatch):
     """With files and every row, DBOS's too."""
-    monkeypatch.setattr(documents, "_TIDY_SECONDS", 1.0)
+    monkeypatch.setattr(keeper, "_TIDY_SECONDS", 1.0)
     async with keeping(tmp_path, task_retention_days=1 / 86_400) as client:
         task_id = (await send(client, book(2)))["task_id"]
         for _ in range(400):
@@ -93,7 +93,7 @@ async def test_nothing_that_dbos_keeps_holds_text_or_is_pickled(tmp_path):
 
 async def test_folders_without_a_task_are_cleared_away(tmp_path, monkeypatch):
     """Of uploads that broke off; not those of today, and nothing that is not ours."""
-    monkeypatch.setattr(documents, "_STRAY_SECONDS", 3600.0)
+    monkeypatch.setattr(keeper, "_STRAY_SECONDS", 3600.0)
     old, new = tmp_path / "00000000-0000-4000-8000-000000000001", tmp_path / "00000000-0000-4000-8000-000000000002"
     for folder in (old, new, tmp_path / "notes"):
         folder.mkdir()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import structlog
 
 from app.errors import (
-    DatabaseUnavailable,
     EngineFailed,
     EngineNotReady,
     InternalError,
@@ -23,23 +20,18 @@ from app.errors import (
 )
 from app.ingest.choice import PageChoice
 from app.jobs.files import TaskFolder, rename_figures
-from app.jobs.store import Store
+from app.jobs.page_store import PageStore
 from app.jobs.task import Task
+from app.jobs.threads import Threads
 from app.jobs.turns import Turns
 from app.reader import PageReader, Picture, ReadPage, log_page
 from app.results.pages import PageFailure, PageResult
 
 log = structlog.get_logger()
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # A page under which the engine dies this many times is taken for the cause.
 MOST_ENGINE_FAILURES = 3
 _ENGINE_POLL_SECONDS = 0.25
-_DATABASE_RETRY_SECONDS = 2.0
-
-# With the database and the files of a task, which block.
-_THREADS = 8
 
 
 class TaskPages:
@@ -47,36 +39,21 @@ class TaskPages:
 
     def __init__(
         self,
-        store: Store,
+        threads: Threads,
+        pages: PageStore,
         reader: PageReader,
         refusal: Callable[[], ServiceError | None],
         data: Path,
         observe: Callable[[ReadPage | None], None],
     ) -> None:
-        self._store = store
+        self._threads = threads
+        self._pages = pages
         self._reader = reader
         self._refusal = refusal
         self._data = data
         self._observe = observe
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="jobs")
         self._reading: dict[str, set[asyncio.Task[object]]] = {}
         self.turns = Turns(reader.background_pages)
-
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
-
-    async def patient(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks, again and again while the database is away."""
-        while True:
-            try:
-                return await self.blocking(function, *args, **kwargs)
-            except DatabaseUnavailable:
-                await asyncio.sleep(_DATABASE_RETRY_SECONDS)
 
     async def read(self, task: Task, number: int) -> bool:
         """Read a page, write it down, and say whether its task still wants pages.
@@ -129,13 +106,13 @@ class TaskPages:
                 result = await self._with_pictures(folder, result, pictures)
                 self._observe(None if result.failure else read)
                 log_page(read)
-            return await self.patient(self._store.add_page, task.id, task.run, result)
+            return await self._threads.insist(self._pages.add, task.id, task.run, result)
 
     async def _with_pictures(self, folder: TaskFolder, page: PageResult, pictures: tuple[Picture, ...]) -> PageResult:
         """Write the figures of a page, and return the page, or why it cannot be kept."""
         try:
             if pictures:
-                await self.blocking(folder.save_pictures, pictures)
+                await self._threads.run(folder.save_pictures, pictures)
         except OSError as error:
             log.error("page_failed", code=StorageFull.code, reason=error.strerror)
             return PageResult(page.number, failure=PageFailure(StorageFull.code, StorageFull.default_detail))

@@ -9,7 +9,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from app.jobs.store import Store
+from app.jobs.replica_store import ReplicaStore
 
 # A replica on another machine, whose lock cannot be asked for, counts as dead after this silence.
 SILENCE_SECONDS = 15.0
@@ -22,7 +22,7 @@ class Replicas:
     once on its own machine, and after SILENCE_SECONDS on others.
     """
 
-    def __init__(self, store: Store, data: Path) -> None:
+    def __init__(self, store: ReplicaStore, data: Path) -> None:
         self.id = str(uuid.uuid4())
         self._store = store
         self._folder = data / "replicas"
@@ -44,19 +44,19 @@ class Replicas:
         with contextlib.suppress(OSError):
             self._file(self.id).unlink(missing_ok=True)
         os.close(lock)
-        self._store.forget_replica(self.id)
+        self._store.forget(self.id)
 
     def living(self) -> set[str]:
         """Say that this one lives, forget those that do not, and return the others' ids and this one's."""
         self._store.beat(self.id, self._host)
         living = set()
-        for replica in self._store.replicas():
+        for replica in self._store.all():
             # SQLite works on one machine only, whatever its containers call themselves.
             near = self._store.sqlite or replica.host == self._host
             if replica.id == self.id or (self._is_locked(replica.id) if near else replica.silent_s < SILENCE_SECONDS):
                 living.add(replica.id)
             else:
-                self._store.forget_replica(replica.id)
+                self._store.forget(replica.id)
                 with contextlib.suppress(OSError):
                     self._file(replica.id).unlink(missing_ok=True)
         return living

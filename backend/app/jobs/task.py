@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -14,6 +16,13 @@ TaskType = Literal["pdf", "image"]
 
 CANCELLED = "cancelled"
 NO_PAGE_READ = "no_page_read"
+
+
+def is_id(name: str) -> bool:
+    """Say whether a name is that of a task: a UUID in its usual form."""
+    with contextlib.suppress(ValueError):
+        return str(uuid.UUID(name)) == name
+    return False
 
 
 class TaskState(str, Enum):

@@ -1,0 +1,199 @@
+"""Keeps tasks going: launches the flow, takes over what dead replicas left, and clears away what is old."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from app.errors import DatabaseUnavailable, ShuttingDown, TaskNotFound
+from app.jobs.database import Database, days_ago, moment
+from app.jobs.files import TaskFolder
+from app.jobs.pages import TaskPages
+from app.jobs.replica_store import ReplicaStore
+from app.jobs.replicas import Replicas
+from app.jobs.steps import Steps
+from app.jobs.task import Task, is_id
+from app.jobs.task_store import TaskStore
+from app.jobs.threads import Threads
+
+if TYPE_CHECKING:
+    from app.jobs.flow import Flow
+
+log = structlog.get_logger()
+
+_BEAT_SECONDS = 1.0
+# A request that comes before DBOS is loaded waits for it this long.
+_LAUNCH_SECONDS = 30.0
+# A task without a workflow is one whose service died between writing down the one and the other.
+_LOST_SECONDS = 15.0
+_TIDY_SECONDS = 600.0
+_STRAY_SECONDS = 24 * 3600.0
+
+
+class Keeper:
+    """One replica's. Finished tasks are kept for `days`, 0 for ever; `count` gets the number of tasks by state."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        database: Database,
+        tasks: TaskStore,
+        reading: TaskPages,
+        steps: Steps,
+        data: Path,
+        days: float,
+        count: Callable[[dict[str, int]], None],
+    ) -> None:
+        self._run = threads.run
+        self._database = database
+        self._tasks = tasks
+        self._reading = reading
+        self._steps = steps
+        self._data = data
+        self._days = days
+        self._count = count
+        self._replicas = Replicas(ReplicaStore(database), data)
+        self._flow: Flow | None = None
+        self._launched = asyncio.Event()
+        self._beating: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Join the replicas and begin. Returns before DBOS is loaded."""
+        await self._run(self._replicas.join)
+        self._beating = asyncio.create_task(self._keep(), name="documents")
+
+    async def stop(self) -> None:
+        """Leave what is under way to the next start or to another replica. Idempotent."""
+        if self._beating is not None:
+            self._beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._beating
+            self._beating = None
+        if self._flow is not None:
+            await asyncio.to_thread(self._flow.destroy)
+            self._flow = None
+        with contextlib.suppress(DatabaseUnavailable):
+            await self._run(self._replicas.leave)
+
+    async def enqueue(self, task: Task) -> None:
+        """Have the present run of a task read."""
+        flow = await self._launched_flow()
+        await self._run(flow.enqueue, task.id, task.run)
+
+    async def cancel(self, task: Task) -> None:
+        """Abort the pages of a task that are being read, and have its run end."""
+        self._reading.stop(task.id)
+        flow = await self._launched_flow()
+        await self._run(flow.cancel, task.id, task.run)
+
+    async def forget(self, task: Task) -> None:
+        """Delete a finished task, its pages and its files; raises TaskNotFound."""
+        flow = await self._launched_flow()
+        await self._run(self._tasks.remove, task.id)
+        await self._run(flow.delete, task.id, task.run)
+        await self._run(TaskFolder(self._data, task.id).remove)
+        log.info("task_deleted", job=task.id)
+
+    async def _keep(self) -> None:
+        beats = 0
+        while True:
+            try:
+                if self._flow is None:
+                    await self._launch()
+                await self._beat(beats)
+                beats += 1
+            except DatabaseUnavailable:
+                pass  # it was logged; the next beat tries again
+            except Exception:
+                log.exception("documents_failed")
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def _launch(self) -> None:
+        flow = await asyncio.to_thread(_load_flow, self._database, self._replicas.id)
+        launching = asyncio.ensure_future(asyncio.to_thread(flow.launch, self._steps, asyncio.get_running_loop()))
+        try:
+            await asyncio.shield(launching)
+        except BaseException:
+            # What is still being launched cannot be taken down: threads would be left over.
+            await asyncio.wait({launching})
+            await asyncio.to_thread(flow.destroy)
+            raise
+        self._flow = flow
+        self._launched.set()
+
+    async def _launched_flow(self) -> Flow:
+        try:
+            await asyncio.wait_for(self._launched.wait(), _LAUNCH_SECONDS)
+        except asyncio.TimeoutError:
+            raise DatabaseUnavailable from None
+        if self._flow is None:
+            raise ShuttingDown
+        return self._flow
+
+    async def _beat(self, beats: int) -> None:
+        flow = await self._launched_flow()
+        living = await self._run(self._replicas.living)
+        for task_id in await self._run(self._stopped_elsewhere):
+            self._reading.stop(task_id)
+        # One takes over for all, the one with the lowest id. Should two do it at once, pages are read twice and written once.
+        if self._replicas.id == min(living):
+            for task_id in await self._run(flow.adopt, living):
+                log.warning("task_taken_over", job=task_id)
+            if beats % 10 == 0:
+                await self._find_lost(flow)
+            if beats % int(_TIDY_SECONDS / _BEAT_SECONDS) == 0:
+                await self._tidy()
+        if beats % 5 == 0:
+            self._count(await self._run(self._tasks.counts))
+
+    def _stopped_elsewhere(self) -> list[str]:
+        """Return the tasks of which pages are being read here although they were ended, by another replica say."""
+        active = self._reading.active
+        wanted = {task_id for task_id, _, _ in self._tasks.unfinished()} if active else set()
+        return [task_id for task_id in active if task_id not in wanted]
+
+    async def _find_lost(self, flow: Flow) -> None:
+        """Start tasks that have no workflow, and end those whose workflow ended without them."""
+        old = days_ago(_LOST_SECONDS / 86_400)
+        waiting = [(task_id, run) for task_id, run, changed in await self._run(self._tasks.unfinished) if changed < old]
+        states = await self._run(flow.states, waiting)
+        for task_id, run in waiting:
+            state = states.get((task_id, run))
+            if state is None:
+                log.warning("task_found", job=task_id)
+                await self._run(flow.enqueue, task_id, run)
+            elif state not in ("ENQUEUED", "PENDING", "DELAYED"):
+                log.error("task_lost", job=task_id, state=state)
+                await self._steps.fail(task_id, run)
+
+    async def _tidy(self) -> None:
+        """Delete tasks that are older than they are kept, and folders that belong to none."""
+        if self._days:
+            for task_id in await self._run(self._tasks.finished_before, days_ago(self._days)):
+                with contextlib.suppress(TaskNotFound):
+                    await self.forget(await self._run(self._tasks.get, task_id))
+        for task_id in await self._run(self._strays):
+            await self._run(TaskFolder(self._data, task_id).remove)
+
+    def _strays(self) -> list[str]:
+        """Return folders without a task that are no uploads under way either."""
+        old = days_ago(_STRAY_SECONDS / 86_400)
+        found = [
+            entry.name
+            for entry in os.scandir(self._data)
+            if entry.is_dir() and is_id(entry.name) and moment(entry.stat().st_mtime) < old
+        ]
+        known = self._tasks.known(found)
+        return [name for name in found if name not in known]
+
+
+def _load_flow(database: Database, replica_id: str) -> Flow:
+    from app.jobs.flow import Flow
+
+    return Flow(database.url, replica_id)

@@ -1,0 +1,129 @@
+"""The steps in which a document is read; each may be done again after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import structlog
+
+from app.errors import InternalError, TaskNotFound, WebhookRefused
+from app.jobs import ranges
+from app.jobs.files import TaskFolder
+from app.jobs.page_store import PageStore
+from app.jobs.pages import TaskPages
+from app.jobs.task import NO_PAGE_READ, Task, TaskState
+from app.jobs.task_store import TaskStore
+from app.jobs.threads import Threads
+from app.jobs.webhooks import Webhooks
+
+log = structlog.get_logger()
+
+
+class Steps:
+    """What `flow` calls, as its protocol Work has it; while the database is away, they wait for it."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        tasks: TaskStore,
+        pages: PageStore,
+        reading: TaskPages,
+        webhooks: Webhooks,
+        data: Path,
+    ) -> None:
+        self._insist = threads.insist
+        self._run = threads.run
+        self._tasks = tasks
+        self._pages = pages
+        self._reading = reading
+        self._webhooks = webhooks
+        self._data = data
+
+    async def plan(self, task_id: str, run: int) -> str:
+        """Return the pages that a run has to read, as ranges."""
+        return ranges.write(await self._insist(self._pages.left, task_id, run))
+
+    async def left(self, task_id: str, run: int) -> set[int]:
+        """Return those of them that are still to be read."""
+        return set(await self._insist(self._pages.left, task_id, run))
+
+    async def take_turn(self, task_id: str, run: int) -> bool:
+        """Wait until the document may read a page; say whether its task still wants any."""
+        task = await self._task(task_id)
+        await self._reading.turns.take(task.order.priority if task else 0)
+        return task is not None and task.unfinished and task.run == run
+
+    def give_turn_back(self) -> None:
+        """End a turn."""
+        self._reading.turns.give_back()
+
+    async def read_page(self, task_id: str, run: int, number: int) -> bool:
+        """Read a page and write it down; say whether the task still wants any."""
+        task = await self._task(task_id)
+        if task is None or not task.unfinished or task.run != run:
+            return False
+        if task.state is TaskState.PENDING:
+            await self._insist(self._tasks.start, task_id, run)
+        return await self._reading.read(task, number)
+
+    async def finish(self, task_id: str, run: int) -> bool:
+        """Write the results and end the task; say whether somebody is to be told."""
+        task = await self._task(task_id)
+        if task is None or task.run != run:
+            return False
+        if task.unfinished:
+            size = await self._insist(self._write_results, task_id)
+            error = None
+            if task.failed == task.total:
+                first = (await self._insist(self._pages.failed, task_id, 1))[0].failure
+                reason = first.detail if first else ""
+                error = (NO_PAGE_READ, f"None of the pages could be read. The first: {reason}")
+            state = TaskState.FAILED if error else TaskState.SUCCEEDED
+            if not await self._insist(self._tasks.end, task_id, run, state, error, size):
+                return False
+            log.info("task_finished", job=task_id, state=state.value, pages=task.done, failed=task.failed)
+        return bool(task.order.webhook_url)
+
+    async def fail(self, task_id: str, run: int) -> None:
+        """End the task after a fault of ours."""
+        error = (InternalError.code, "The service failed on this document. Try it again.")
+        await self._insist(self._tasks.end, task_id, run, TaskState.FAILED, error)
+
+    async def notify(self, task_id: str, attempt: int, last: bool) -> bool:
+        """Send the webhook; say whether that is done with."""
+        task = await self._task(task_id)
+        if task is None or task.unfinished:
+            return True
+        try:
+            sent = await self._run(self._webhooks.send, task.order.webhook_url, _notice(task))
+            refused = False
+        except WebhookRefused:
+            sent, refused = False, True
+        done = sent or refused or last
+        state = "delivered" if sent else "failed" if done else "retrying"
+        await self._insist(self._tasks.set_webhook_state, task_id, state)
+        if not sent:
+            log.warning("webhook_failed", job=task_id, attempt=attempt, refused=refused, final=done)
+        return done
+
+    def _write_results(self, task_id: str) -> int:
+        return TaskFolder(self._data, task_id).write_results(self._pages.all(task_id))
+
+    async def _task(self, task_id: str) -> Task | None:
+        with contextlib.suppress(TaskNotFound):
+            return await self._insist(self._tasks.get, task_id)
+        return None
+
+
+def _notice(task: Task) -> dict[str, object]:
+    """Return the body of the webhook."""
+    return {
+        "event": "task.finished",
+        "task_id": task.id,
+        "status": task.state.value,
+        "pages_total": task.total,
+        "pages_failed": task.failed,
+        "error_code": task.error_code,
+        "url": f"/api/tasks/{task.id}",
+    }
