@@ -20,7 +20,7 @@ async def test_documents_take_turns_page_by_page():
 
     async def document(name: str, pages: int) -> None:
         for page in range(pages):
-            await turns.take(0)
+            await turns.take(name, 0)
             read.append(f"{name}{page}")
             await asyncio.sleep(0)
             turns.give_back()
@@ -32,10 +32,10 @@ async def test_documents_take_turns_page_by_page():
 async def test_a_higher_priority_goes_first():
     """Then the order of arrival counts."""
     turns, read = Turns(1), []
-    await turns.take(0)
+    await turns.take("other", 0)
 
     async def wait(name: str, priority: int) -> None:
-        await turns.take(priority)
+        await turns.take(name, priority)
         read.append(name)
         turns.give_back()
 
@@ -49,8 +49,8 @@ async def test_a_higher_priority_goes_first():
 async def test_a_document_that_gives_up_waiting_leaves_no_gap():
     """Before its turn comes, and in the very moment."""
     turns = Turns(1)
-    await turns.take(0)
-    early, at_once, last = (asyncio.ensure_future(turns.take(0)) for _ in range(3))
+    await turns.take("other", 0)
+    early, at_once, last = (asyncio.ensure_future(turns.take("other", 0)) for _ in range(3))
     await asyncio.sleep(0)
     early.cancel()
     await asyncio.sleep(0)
@@ -58,6 +58,22 @@ async def test_a_document_that_gives_up_waiting_leaves_no_gap():
     at_once.cancel()
     await asyncio.wait_for(last, 1)
     assert (early.cancelled(), at_once.cancelled()) == (True, True)
+
+
+async def test_a_document_that_is_cancelled_gets_its_turn_at_once():
+    """To end in; nobody else's comes any earlier for it."""
+    turns = Turns(1)
+    await turns.take("long", 0)
+    cancelled, next_one = (asyncio.ensure_future(turns.take(name, 0)) for name in ("cancelled", "next"))
+    await asyncio.sleep(0)
+    assert turns.waiting == {"cancelled", "next"}
+    turns.hurry("cancelled")
+    await asyncio.wait_for(cancelled, 1)
+    turns.give_back()
+    await asyncio.sleep(0)
+    assert (next_one.done(), turns.waiting) == (False, {"next"})
+    turns.give_back()
+    await asyncio.wait_for(next_one, 1)
 
 
 async def test_requests_go_before_pages_of_documents():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import pytest
 from app.errors import WebhookRefused
 from app.jobs import flow
 from app.jobs.webhooks import Webhooks, sign
-from tests.documents import book, ended, keeping, send
+from tests.documents import SizedEngine, book, ended, keeping, reached, send
 
 
 @dataclass
@@ -88,6 +89,67 @@ async def test_a_webhook_that_nobody_takes_is_given_up(tmp_path, monkeypatch):
         assert await webhook_state(client, accepted["task_id"], "failed") == "failed"
     assert len(receiver.heard) == 2
     assert "x-ocr-signature" not in receiver.heard[0][0]
+
+
+async def test_a_cancelled_task_tells_so(tmp_path):
+    """While a page of it is being read, and while it waits behind another document."""
+    engine = SizedEngine(pause=0.2)
+    async with (
+        receiving(204) as receiver,
+        keeping(tmp_path, engine, webhook_allow_private=True, webhook_secret="shared") as client,
+    ):
+        url = f"http://127.0.0.1:{receiver.port}/"
+        read = (await send(client, book(50), webhook_url=url, priority=1))["task_id"]
+        waiting = (await send(client, book(60), webhook_url=url))["task_id"]
+        await reached(client, read, 1)
+        for task_id in (waiting, read):
+            cancelled = (await client.post(f"/api/tasks/{task_id}/cancel")).json()
+            assert await webhook_state(client, task_id, "delivered") == "delivered"
+            headers, body = receiver.heard[-1]
+            assert headers["x-ocr-signature"] == sign("shared", headers["x-ocr-timestamp"], body)
+            assert json.loads(body) == {
+                "event": "task.cancelled",
+                "task_id": task_id,
+                "status": "failed",
+                "pages_total": cancelled["progress"]["total"],
+                "pages_failed": 0,
+                "error_code": "cancelled",
+                "url": f"/api/tasks/{task_id}",
+            }
+    assert len(receiver.heard) == 2
+
+
+async def test_a_cancelled_task_tells_so_after_a_restart_too(tmp_path, monkeypatch):
+    """And the one that was retried tells of its end alone."""
+    monkeypatch.setattr(flow, "WEBHOOK_PAUSES", (0.5, 0.5, 0.5, 0.5, 0.5, 0.5))
+    settings = {"webhook_allow_private": True}
+    async with receiving(500, 204) as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        async with keeping(tmp_path, SizedEngine(pause=5), **settings) as client:
+            task_id = (await send(client, book(3), webhook_url=url))["task_id"]
+            await client.post(f"/api/tasks/{task_id}/cancel")
+            assert await webhook_state(client, task_id, "retrying") == "retrying"
+        async with keeping(tmp_path, **settings) as client:
+            assert await webhook_state(client, task_id, "delivered") == "delivered"
+            await client.post(f"/api/tasks/{task_id}/retry")
+            await ended(client, task_id)
+            assert await webhook_state(client, task_id, "delivered") == "delivered"
+    assert [json.loads(body)["event"] for _, body in receiver.heard] == [
+        "task.cancelled",
+        "task.cancelled",
+        "task.finished",
+    ]
+
+
+async def test_a_task_that_the_service_failed_on_tells_so(tmp_path, monkeypatch):
+    """Here because its folder is gone when the results are to be written."""
+    engine = SizedEngine(pause=0.5)
+    async with receiving(204) as receiver, keeping(tmp_path, engine, webhook_allow_private=True) as client:
+        task_id = (await send(client, book(2), webhook_url=f"http://127.0.0.1:{receiver.port}/"))["task_id"]
+        await reached(client, task_id, 1)
+        shutil.rmtree(tmp_path / task_id)
+        assert await webhook_state(client, task_id, "delivered") == "delivered"
+    assert json.loads(receiver.heard[0][1])["error_code"] == "internal_error"
 
 
 def test_the_signature_is_the_published_one():

@@ -106,7 +106,7 @@ class TaskJson(BaseModel):
         return cls.model_validate(
             {
                 "task_id": task.id,
-                "status": "failed" if task.state is TaskState.CANCELLED else task.state.value,
+                "status": task.status,
                 "task_type": task.order.type,
                 "created_at": task.created_at,
                 "updated_at": task.updated_at,

@@ -235,7 +235,7 @@ class Documents:
         reason = (CANCELLED, "The task was cancelled by request.")
         if await self._do(self._live.tasks.end, task.id, None, TaskState.CANCELLED, reason):
             log.info("task_cancelled", job=task.id, pages=task.done)
-        await self._live.keeper.cancel(task)
+        self._live.keeper.stop_reading(task)
         return await self.get(task_id)
 
     async def retry(self, task_id: str) -> Task:

@@ -54,7 +54,7 @@ class Work(Protocol):
         ...
 
     async def take_turn(self, task_id: str, run: int) -> bool:
-        """Wait until the document may read a page; say whether its task still wants any."""
+        """Wait until the document may read a page; False, without a turn, where its task wants none."""
         ...
 
     def give_turn_back(self) -> None:
@@ -66,15 +66,15 @@ class Work(Protocol):
         ...
 
     async def finish(self, task_id: str, run: int) -> bool:
-        """Write the results and end the task; say whether somebody is to be told."""
+        """End the task, with its results unless it was cancelled; say whether somebody is to be told."""
         ...
 
-    async def fail(self, task_id: str, run: int) -> None:
-        """End the task after a fault of ours."""
+    async def fail(self, task_id: str, run: int) -> bool:
+        """End the task after a fault of ours; say whether somebody is to be told."""
         ...
 
-    async def notify(self, task_id: str, attempt: int, last: bool) -> bool:
-        """Send the webhook; say whether that is done with."""
+    async def notify(self, task_id: str, run: int, attempt: int, last: bool) -> bool:
+        """Send the webhook of a run; say whether that is done with."""
         ...
 
 
@@ -113,11 +113,6 @@ class Flow:
         """Have a run of a task read, once."""
         with _unavailable(), SetWorkflowID(_workflow_id(task_id, run)):
             DBOS.enqueue_workflow(QUEUE, read_document, task_id, run)
-
-    def cancel(self, task_id: str, run: int) -> None:
-        """Have a run end at its next step, and never resumed."""
-        with _unavailable():
-            DBOS.cancel_workflow(_workflow_id(task_id, run))
 
     def delete(self, task_id: str, runs: int) -> None:
         """Forget the runs of a task."""
@@ -159,21 +154,22 @@ async def read_document(task_id: str, run: int) -> None:
     """Read the pages of a document, write its results and tell who asked to be told."""
     try:
         plan = await DBOS.run_step_async({"name": "plan"}, _plan, task_id, run)
-        if not await _read_pages(task_id, run, plan):
-            return
+        await _read_pages(task_id, run, plan)
         tell = await DBOS.run_step_async({"name": "finish"}, _finish, task_id, run)
     except Exception:
         log.exception("task_failed", job=task_id)
-        await DBOS.run_step_async({"name": "fail"}, _fail, task_id, run)
-        return
+        tell = await DBOS.run_step_async({"name": "fail"}, _fail, task_id, run)
     for attempt, pause in enumerate((*WEBHOOK_PAUSES, None), 1) if tell else ():
-        if await DBOS.run_step_async({"name": "notify"}, _notify, task_id, attempt, pause is None) or pause is None:
+        if (
+            await DBOS.run_step_async({"name": "notify"}, _notify, task_id, run, attempt, pause is None)
+            or pause is None
+        ):
             return
         await DBOS.sleep_async(pause)
 
 
-async def _read_pages(task_id: str, run: int, plan: str) -> bool:
-    """Read what is left of a plan, several pages at once, and say whether the task is still wanted.
+async def _read_pages(task_id: str, run: int, plan: str) -> None:
+    """Read what is left of a plan, several pages at once, for as long as the task is wanted.
 
     The number of a page's step is its place in the plan. The steps of pages that are in the database are not run
     again, so that a document resumes at once however many pages it has.
@@ -188,20 +184,20 @@ async def _read_pages(task_id: str, run: int, plan: str) -> bool:
         nonlocal wanted, failure
         running.discard(page)
         _give_turn_back()
-        failure = failure or (None if page.cancelled() else page.exception())
-        wanted = wanted and not page.cancelled() and failure is None and page.result()
+        failure = failure or (asyncio.CancelledError() if page.cancelled() else page.exception())
+        wanted = wanted and failure is None and page.result()
 
     try:
         for number in ranges.read(plan):
             step = DBOS.reserve_step()
-            if number not in left:
+            if number not in left or not wanted:
                 continue
             if not await _on_service(work.take_turn(task_id, run)):
-                _give_turn_back()
-                return False
+                wanted = False
+                continue
             if not wanted:
                 _give_turn_back()
-                break
+                continue
             page = asyncio.ensure_future(step.run_async({"name": "page"}, _read_page, task_id, run, number))
             running.add(page)
             page.add_done_callback(ended)
@@ -210,7 +206,6 @@ async def _read_pages(task_id: str, run: int, plan: str) -> bool:
             await asyncio.sleep(0)  # for `ended`
         if failure is not None:
             raise failure
-        return wanted
     finally:
         for page in list(running):
             page.cancel()
@@ -229,12 +224,12 @@ async def _finish(task_id: str, run: int) -> bool:
     return await _on_service(_running_service()[0].finish(task_id, run))
 
 
-async def _fail(task_id: str, run: int) -> None:
-    await _on_service(_running_service()[0].fail(task_id, run))
+async def _fail(task_id: str, run: int) -> bool:
+    return await _on_service(_running_service()[0].fail(task_id, run))
 
 
-async def _notify(task_id: str, attempt: int, last: bool) -> bool:
-    return await _on_service(_running_service()[0].notify(task_id, attempt, last))
+async def _notify(task_id: str, run: int, attempt: int, last: bool) -> bool:
+    return await _on_service(_running_service()[0].notify(task_id, run, attempt, last))
 
 
 def _give_turn_back() -> None:

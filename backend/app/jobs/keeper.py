@@ -86,11 +86,9 @@ class Keeper:
         flow = await self._launched_flow()
         await self._run(flow.enqueue, task.id, task.run)
 
-    async def cancel(self, task: Task) -> None:
-        """Abort the pages of a task that are being read, and have its run end."""
+    def stop_reading(self, task: Task) -> None:
+        """Abort the pages of a task that are being read here; other replicas see at their next beat that it is over."""
         self._reading.stop(task.id)
-        flow = await self._launched_flow()
-        await self._run(flow.cancel, task.id, task.run)
 
     async def forget(self, task: Task) -> None:
         """Delete a finished task, its pages and its files; raises TaskNotFound."""
@@ -153,7 +151,7 @@ class Keeper:
             self._count(await self._run(self._tasks.counts))
 
     def _stopped_elsewhere(self) -> list[str]:
-        """Return the tasks of which pages are being read here although they were ended, by another replica say."""
+        """Return the tasks that are being read here although they were ended, by another replica say."""
         active = self._reading.active
         wanted = {task_id for task_id, _, _ in self._tasks.unfinished()} if active else set()
         return [task_id for task_id in active if task_id not in wanted]

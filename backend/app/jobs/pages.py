@@ -75,14 +75,15 @@ class TaskPages:
                 self._reading.pop(task.id, None)
 
     def stop(self, task_id: str) -> None:
-        """Abort the pages of a task that are being read."""
+        """Abort the pages of a task that are being read, and have it wait for no more."""
+        self.turns.hurry(task_id)
         for reading in self._reading.get(task_id, ()):
             reading.cancel()
 
     @property
     def active(self) -> list[str]:
-        """The tasks of which pages are being read."""
-        return list(self._reading)
+        """The tasks of which pages are being read, or wait for it."""
+        return list(self._reading.keys() | self.turns.waiting)
 
     async def _read(self, task: Task, number: int) -> bool:
         folder = TaskFolder(self._data, task.id)

@@ -49,10 +49,12 @@ class Steps:
         return set(await self._insist(self._pages.left, task_id, run))
 
     async def take_turn(self, task_id: str, run: int) -> bool:
-        """Wait until the document may read a page; say whether its task still wants any."""
+        """Wait until the document may read a page; False, without a turn, where its task wants none."""
         task = await self._task(task_id)
-        await self._reading.turns.take(task.order.priority if task else 0)
-        return task is not None and task.unfinished and task.run == run
+        if task is None or not task.unfinished or task.run != run:
+            return False
+        await self._reading.turns.take(task_id, task.order.priority)
+        return True
 
     def give_turn_back(self) -> None:
         """End a turn."""
@@ -68,7 +70,7 @@ class Steps:
         return await self._reading.read(task, number)
 
     async def finish(self, task_id: str, run: int) -> bool:
-        """Write the results and end the task; say whether somebody is to be told."""
+        """End the task, with its results unless it was cancelled; say whether somebody is to be told."""
         task = await self._task(task_id)
         if task is None or task.run != run:
             return False
@@ -80,20 +82,21 @@ class Steps:
                 reason = first.detail if first else ""
                 error = (NO_PAGE_READ, f"None of the pages could be read. The first: {reason}")
             state = TaskState.FAILED if error else TaskState.SUCCEEDED
-            if not await self._insist(self._tasks.end, task_id, run, state, error, size):
-                return False
-            log.info("task_finished", job=task_id, state=state.value, pages=task.done, failed=task.failed)
+            if await self._insist(self._tasks.end, task_id, run, state, error, size):
+                log.info("task_finished", job=task_id, state=state.value, pages=task.done, failed=task.failed)
         return bool(task.order.webhook_url)
 
-    async def fail(self, task_id: str, run: int) -> None:
-        """End the task after a fault of ours."""
+    async def fail(self, task_id: str, run: int) -> bool:
+        """End the task after a fault of ours; say whether somebody is to be told."""
         error = (InternalError.code, "The service failed on this document. Try it again.")
         await self._insist(self._tasks.end, task_id, run, TaskState.FAILED, error)
-
-    async def notify(self, task_id: str, attempt: int, last: bool) -> bool:
-        """Send the webhook; say whether that is done with."""
         task = await self._task(task_id)
-        if task is None or task.unfinished:
+        return task is not None and bool(task.order.webhook_url)
+
+    async def notify(self, task_id: str, run: int, attempt: int, last: bool) -> bool:
+        """Send the webhook of a run; say whether that is done with."""
+        task = await self._task(task_id)
+        if task is None or task.unfinished or task.run != run:
             return True
         try:
             sent = await self._run(self._webhooks.send, task.order.webhook_url, _notice(task))
@@ -102,7 +105,7 @@ class Steps:
             sent, refused = False, True
         done = sent or refused or last
         state = "delivered" if sent else "failed" if done else "retrying"
-        await self._insist(self._tasks.set_webhook_state, task_id, state)
+        await self._insist(self._tasks.set_webhook_state, task_id, run, state)
         if not sent:
             log.warning("webhook_failed", job=task_id, attempt=attempt, refused=refused, final=done)
         return done
@@ -119,9 +122,9 @@ class Steps:
 def _notice(task: Task) -> dict[str, object]:
     """Return the body of the webhook."""
     return {
-        "event": "task.finished",
+        "event": "task.cancelled" if task.state is TaskState.CANCELLED else "task.finished",
         "task_id": task.id,
-        "status": task.state.value,
+        "status": task.status,
         "pages_total": task.total,
         "pages_failed": task.failed,
         "error_code": task.error_code,

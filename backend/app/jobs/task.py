@@ -95,5 +95,10 @@ class Task:
     webhook_state: str | None
 
     @property
+    def status(self) -> str:
+        """The state as clients have always read it: a cancelled task has failed."""
+        return "failed" if self.state is TaskState.CANCELLED else self.state.value
+
+    @property
     def unfinished(self) -> bool:
         return self.state in UNFINISHED

@@ -163,10 +163,10 @@ class TaskStore:
             if connection.execute(sa.delete(TASK).where(TASK.c.id == task_id)).rowcount == 0:
                 raise TaskNotFound
 
-    def set_webhook_state(self, task_id: str, state: str) -> None:
-        """Note what became of a task's webhook."""
+    def set_webhook_state(self, task_id: str, run: int, state: str) -> None:
+        """Note what became of the webhook of a run."""
         with self._database.changing() as connection:
-            connection.execute(sa.update(TASK).where(TASK.c.id == task_id).values(webhook_state=state))
+            connection.execute(sa.update(TASK).where(is_task(task_id, run)).values(webhook_state=state))
 
     def counts(self) -> dict[str, int]:
         """Return how many tasks are in each state."""

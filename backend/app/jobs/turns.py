@@ -18,10 +18,12 @@ class Turns:
         self._free = count
         self._arrivals = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._documents: dict[asyncio.Future[None], str] = {}
 
-    async def take(self, priority: int) -> None:
+    async def take(self, document: str, priority: int) -> None:
         """Wait for a turn; `give_back` ends it."""
         turn = asyncio.get_running_loop().create_future()
+        self._documents[turn] = document
         heapq.heappush(self._waiting, (-priority, next(self._arrivals), turn))
         self._hand_out()
         try:
@@ -30,6 +32,20 @@ class Turns:
             if not turn.cancelled():
                 self.give_back()
             raise
+        finally:
+            del self._documents[turn]
+
+    @property
+    def waiting(self) -> set[str]:
+        """The documents that wait for a turn."""
+        return set(self._documents.values())
+
+    def hurry(self, document: str) -> None:
+        """Give a document that waits its turn at once, beside the others: it is to end, not to read."""
+        for turn, waiting in self._documents.items():
+            if waiting == document and not turn.done():
+                self._free -= 1
+                turn.set_result(None)
 
     def give_back(self) -> None:
         """End a turn."""
@@ -37,7 +53,7 @@ class Turns:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._free and self._waiting:
+        while self._free > 0 and self._waiting:
             *_, turn = heapq.heappop(self._waiting)
             if not turn.done():
                 self._free -= 1
