@@ -30,6 +30,7 @@ from app.errors import ServiceError
 from app.main import create_app
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, MODES, build_prompt, prompt_template
 from app.ocr.resolution import RESOLUTIONS
+from app.results.writers import FORMATS
 from app.settings import Settings
 from tests.pages import PAGES, anchors, blocks, codes, page, prose, rows, section
 from tests.process import ROOT, served
@@ -142,6 +143,23 @@ def test_every_error_code_is_documented_for_callers_and_for_operators():
         waits = re.findall(r"Retry-After (\d+)", table[code][1])
         assert waits == ([str(kind.default_retry_after)] if kind.default_retry_after else []), code
         assert f"{kind.status}" in section("docs/troubleshooting.md", f"### {code}"), code
+
+
+def test_every_file_of_a_task_is_documented():
+    """Under its format, and what may be added to its address."""
+    files = {cells[0]: name for name, cells in rows(section("docs/api.md", "### Files")).items() if cells[0]}
+    names = {f"`{form.name}`": form.file_name for form in FORMATS.values()}
+    assert {form: name for form, name in files.items() if form in names} == {
+        **names,
+        "`archive`": "NAME_PDF_OCR_Result.zip",
+    }
+    [download] = [
+        methods["get"] for path, methods in create_app(make_settings()).openapi()["paths"].items() if "download" in path
+    ]
+    asked = {field["name"]: field["schema"]["default"] for field in download["parameters"] if field["in"] == "query"}
+    shown = {name: f"`{str(default).lower()}`" if default != "" else "empty" for name, default in asked.items()}
+    documented = rows(section("docs/api.md", "### Files"))
+    assert {name: documented[name][0] for name in shown} == shown
 
 
 def test_every_metric_is_documented_with_its_type_and_labels():

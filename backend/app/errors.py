@@ -197,6 +197,14 @@ class TooManyTasks(ServiceError):
     default_retry_after = 60
 
 
+class ResultFailed(ServiceError):
+    status, code, title = 500, "result_failed", "File not written"
+    default_detail = (
+        "The file could not be written: the document is too large for this format, or the service failed on it. "
+        "Take another format."
+    )
+
+
 class JobsDisabled(ServiceError):
     status, code, title = 501, "jobs_disabled", "No documents here"
     default_detail = "The operator has turned documents off. POST /api/ocr reads a single page."
@@ -206,6 +214,14 @@ class DatabaseUnavailable(ServiceError):
     status, code, title = 503, "database_unavailable", "Database unavailable"
     default_detail = (
         "The database of the documents does not answer. Send the request again after the time in Retry-After."
+    )
+    default_retry_after = 10
+
+
+class ResultNotReady(ServiceError):
+    status, code, title = 503, "result_not_ready", "File still being written"
+    default_detail = (
+        "The file is still being written. Ask for it again after the time in Retry-After: nothing is begun anew."
     )
     default_retry_after = 10
 
@@ -247,6 +263,11 @@ class RecognitionTimeout(ServiceError):
     default_detail = (
         "Reading this page took longer than the service allows. Send it again when it is less busy, or scaled down."
     )
+
+
+class ResultTimeout(ServiceError):
+    status, code, title = 504, "result_timeout", "Writing the file took too long"
+    default_detail = "Writing the file took longer than the service allows and was given up. Take another format."
 
 
 class StorageFull(ServiceError):

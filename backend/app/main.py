@@ -33,6 +33,7 @@ from app.jobs.documents import DocumentLimits, Documents
 from app.jobs.webhooks import Webhooks
 from app.ocr.modes import MODES
 from app.reader import PageReader
+from app.results.pool import WriterPool
 from app.settings import Settings, visible_gpus
 from app.vllm_models.ngram_state import NgramRule
 from app.web.page import STATIC, OwnFiles
@@ -83,6 +84,7 @@ def build_documents(
     engine: Engine,
     decoder: Decoder,
     reader: PageReader,
+    writers: WriterPool,
     supervisor: EngineSupervisor,
     metrics: Metrics,
 ) -> Documents | None:
@@ -93,9 +95,11 @@ def build_documents(
         engine,
         decoder,
         reader,
+        writers,
         data=Path(settings.data_dir),
         database_url=settings.database_url,
         limits=DocumentLimits(settings.max_tasks, int(settings.max_data_mb * MEGABYTE), settings.task_retention_days),
+        patience=settings.request_timeout_seconds,
         webhooks=Webhooks(settings.webhook_secret, settings.webhook_allow_private),
         refusal=supervisor.refusal,
         observe=metrics.observe_task_page,
@@ -114,7 +118,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     admission = Admission(settings.max_queue)
     metrics = Metrics(lambda: admission.depth, lambda: supervisor.refusal() is None)
     reader = PageReader(engine, decoder, decode_ahead=workers, timeout=settings.request_timeout_seconds)
-    documents = build_documents(settings, engine, decoder, reader, supervisor, metrics)
+    writers = WriterPool(limits)
+    documents = build_documents(settings, engine, decoder, reader, writers, supervisor, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -124,6 +129,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             await supervisor.start()
             running.push_async_callback(decoder.stop)
             await decoder.start()
+            running.push_async_callback(writers.stop)
             if documents is not None:
                 running.push_async_callback(documents.stop)
                 await documents.start()

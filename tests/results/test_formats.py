@@ -64,4 +64,4 @@ def test_pages_are_read_once_while_they_are_written(tmp_path: Path) -> None:
 def test_an_older_page_without_mode_or_size_is_written(tmp_path: Path) -> None:
     for name in ("markdown", "html", "docx", "csv", "hocr", "json", "text"):
         write(document(PageResult(1, text="Words")), name, tmp_path / FORMATS[name].file_name)
-    assert (tmp_path / "result.md").read_text() == "<!-- page 1 -->\n\nWords\n"
+    assert (tmp_path / "result.md").read_text() == "<!-- Page 1 -->\n\nWords\n"

@@ -22,9 +22,9 @@ LINES = page(f"{tag('One', 0, 0, 9, 9)}\n{tag('Two', 0, 9, 9, 9)}", number=3, mo
 
 def test_markdown_heads_pages_with_their_number_and_links_figures(tmp_path: Path) -> None:
     assert written(tmp_path, "markdown", [PAGE, failed(2), LINES]).decode() == (
-        "<!-- page 1 -->\n\n# Harbour\n\n![image](images/page-1-img-1.jpg)\n\n<center>The quay.</center>\n\n"
-        f"{TABLE}\n\n---\n\n<!-- page 2 -->\n\n"
-        "<!-- Page 2 could not be read: Reading took too long. - - <b> -->\n\n---\n\n<!-- page 3 -->\n\nOne\nTwo\n"
+        "<!-- Page 1 -->\n\n# Harbour\n\n![image](images/page-1-img-1.jpg)\n\n<center>The quay.</center>\n\n"
+        f"{TABLE}\n\n---\n\n<!-- Page 2 -->\n\n"
+        "<!-- Page 2 could not be read: Reading took too long. - - <b> -->\n\n---\n\n<!-- Page 3 -->\n\nOne\nTwo\n"
     )
 
 
@@ -37,22 +37,20 @@ def test_plain_text_has_cells_by_tabs_and_pages_by_form_feeds(tmp_path: Path) ->
 
 def test_data_is_fenced_in_markdown(tmp_path: Path) -> None:
     data = written(tmp_path, "markdown", [page("", mode="kv_json", text='{"a": "```"}')])
-    assert data.decode() == '<!-- page 1 -->\n\n````\n{"a": "```"}\n````\n'
+    assert data.decode() == '<!-- Page 1 -->\n\n````\n{"a": "```"}\n````\n'
 
 
 def test_json_has_pages_blocks_boxes_figures_and_cells(tmp_path: Path) -> None:
     found = json.loads(written(tmp_path, "json", [PAGE, failed(2)]))
     assert found["title"] == "Ships & <quays>"
     first, second = found["pages"]
-    assert first["figures"] == [
-        {"name": "images/page-1-img-1.jpg", "box": {"x1": 100, "y1": 100, "x2": 900, "y2": 180}}
-    ]
+    assert first["figures"] == [{"name": "images/page-1-img-1.jpg", "box": [100, 100, 900, 180]}]
     assert [block["kind"] for block in first["blocks"]] == ["title", "figure", "caption", "table"]
     assert first["blocks"][1] == {
         "kind": "figure",
         "label": "image",
         "text": "",
-        "boxes": [{"x1": 100, "y1": 100, "x2": 900, "y2": 180}],
+        "boxes": [[100, 100, 900, 180]],
         "figures": ["images/page-1-img-1.jpg"],
         "tables": [],
     }
@@ -62,7 +60,7 @@ def test_json_has_pages_blocks_boxes_figures_and_cells(tmp_path: Path) -> None:
             [{"text": "=1+2", "rowspan": 1, "colspan": 1}, {"text": "-5", "rowspan": 1, "colspan": 1}],
         ]
     ]
-    assert second["failure"] == {"code": "recognition_timeout", "detail": "Reading took too long. -- <b>"}
+    assert second["error"] == {"code": "recognition_timeout", "detail": "Reading took too long. -- <b>"}
 
 
 def test_json_gives_a_lone_surrogate_back(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Form, Request, Response, UploadFile
+from fastapi import Depends, Form, Query, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -18,6 +18,7 @@ from app.ingest.choice import DEFAULT_DPI, HIGHEST_DPI, LOWEST_DPI, PageChoice
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, find_mode
 from app.ocr.resolution import resolve_resolution
 from app.ocr.service import RecogniseOptions
+from app.results.document import Options
 from app.settings import Settings
 
 LONGEST_PROMPT = 20_000
@@ -27,6 +28,9 @@ MOST_TOKENS = 1_000_000
 LONGEST_RANGES = 5_000
 LONGEST_URL = 2_000
 MOST_PRIORITY = 100
+
+# BCP 47, as far as its shape goes.
+_LANGUAGE = r"^([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,5})?$"
 
 # Starlette keeps each file's first megabyte and each text field whole in memory, and takes a thousand of both.
 MOST_FILES, MOST_FIELDS = 8, 64
@@ -190,3 +194,21 @@ def document_fields(
 
 
 Document = Annotated[DocumentFields, Depends(document_fields)]
+
+
+def result_options(
+    drop_running: Annotated[bool, Query(description="Leave out headers, footers and page numbers.")] = False,
+    join_hyphens: Annotated[bool, Query(description="Join words that are divided at the end of a line.")] = False,
+    join_pages: Annotated[bool, Query(description="Join paragraphs that run over a page.")] = False,
+    language: Annotated[
+        str, Query(pattern=_LANGUAGE, description="The language stated in HTML and hOCR, such as de; guessed if empty.")
+    ] = "",
+    add_to_existing_text: Annotated[
+        bool, Query(description="In a PDF, add text even where the page has the same text already.")
+    ] = False,
+) -> Options:
+    """Return how a document is to be written."""
+    return Options(drop_running, join_hyphens, join_pages, language, add_to_existing_text)
+
+
+ResultOptions = Annotated[Options, Depends(result_options)]

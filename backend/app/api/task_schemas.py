@@ -9,9 +9,11 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from app.api.schemas import BoxJson, ImageDims
-from app.jobs.files import MARKDOWN, RAW, archive_name, page_json
+from app.jobs.files import archive_name
 from app.jobs.task import Task, TaskState
+from app.results.json_file import page_json
 from app.results.pages import PageResult
+from app.results.writers import FORMATS
 
 
 class PageErrorJson(BaseModel):
@@ -49,6 +51,7 @@ class TaskResultJson(BaseModel):
     raw_json_url: str
     archive_url: str
     image_urls: list[str]
+    files: dict[str, str] = Field(description="The address of the document in each format, by the format's name.")
     pages: list[TaskPageJson] = Field(description="Empty in lists, and with pages=false.")
 
 
@@ -114,7 +117,7 @@ class TaskJson(BaseModel):
                 "error_code": task.error_code,
                 "name": task.order.name,
                 "priority": task.order.priority,
-                "result": _result(task, pages, pictures) if task.state is TaskState.SUCCEEDED else None,
+                "result": _result(task, pages, pictures) if task.has_result else None,
                 "progress": _progress(task),
                 "timing": _timing(task),
                 "failed_pages": [
@@ -153,11 +156,17 @@ def download_url(task_id: str, name: str) -> str:
 
 
 def _result(task: Task, pages: list[PageResult], pictures: list[str]) -> dict[str, object]:
+    archive = archive_name(task.order.name)
+    files = {
+        name: download_url(task.id, archive if name == "archive" else found.file_name)
+        for name, found in FORMATS.items()
+    }
     return {
-        "markdown_url": download_url(task.id, MARKDOWN),
-        "raw_json_url": download_url(task.id, RAW),
-        "archive_url": download_url(task.id, archive_name(task.order.name)),
+        "markdown_url": files["markdown"],
+        "raw_json_url": files["json"],
+        "archive_url": files["archive"],
         "image_urls": [download_url(task.id, name) for name in pictures],
+        "files": files,
         "pages": [page_json(page) for page in pages],
     }
 

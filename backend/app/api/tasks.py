@@ -16,13 +16,14 @@ from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.forms import ChosenPage, Document, FormRoute, OcrOptions, loading
+from app.api.forms import ChosenPage, Document, FormRoute, OcrOptions, ResultOptions, loading
 from app.api.ocr import PING_SECONDS, PROBLEMS, SEND_SECONDS, until_disconnect
 from app.api.task_schemas import ImageTaskResponse, TaskJson, TaskListJson, TaskPageJson
-from app.errors import InvalidParameter, JobsDisabled, TaskFileNotFound
+from app.errors import InvalidParameter, JobsDisabled
 from app.jobs.documents import Documents
-from app.jobs.files import ARCHIVE, archive_name
+from app.jobs.files import archive_name, stem
 from app.jobs.task import Order, Task, TaskState
+from app.results.writers import FORMATS, Format
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["documents"], route_class=FormRoute)
@@ -35,11 +36,13 @@ _EVENT_POLL_SECONDS = 0.3
 _EVENT_PAGES = 50
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LONGEST_NAME = 255
-_MEDIA_TYPES = {
-    ".md": "text/markdown; charset=utf-8",
-    ".json": "application/json",
-    ".zip": "application/zip",
-    ".jpg": "image/jpeg",
+_FORMATS = {found.file_name: found for found in FORMATS.values()}
+_SHOWN = ("markdown", "text", "html", "json")
+_DOWNLOAD_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, no-cache",
+    # What was read is shown, never run, whatever somebody has printed on a page.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox",
 }
 
 Responses = dict[int | str, dict[str, Any]]
@@ -239,24 +242,32 @@ async def follow_task(
 @router.get(
     "/tasks/{task_id}/download/{path:path}",
     response_class=FileResponse,
-    responses={**_TASK_PROBLEMS, 400: PROBLEMS[400], 200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        **_TASK_PROBLEMS,
+        **{status: PROBLEMS[status] for status in (400, 429, 504, 507)},
+        200: {"content": {"application/octet-stream": {}}},
+    },
 )
-async def download(request: Request, task_id: str, path: str) -> FileResponse:
-    """Download a file of a task that has succeeded."""
+async def download(request: Request, task_id: str, path: str, options: ResultOptions) -> FileResponse:
+    """Download a file of a task that is over; a format that nobody has asked for before is written first."""
     documents = _documents(request)
     task = await documents.get(task_id)
-    archive = archive_name(task.order.name)
-    name = ARCHIVE if path == archive else path
-    file = await documents.file(task, name)
-    if task.state is not TaskState.SUCCEEDED:
-        raise TaskFileNotFound
+    file = await documents.file(task, path, options)
+    form = _FORMATS.get(file.name)
+    archive = form is not None and form.name == "archive"
+    name = file.name if form is None else archive_name(task.order.name) if archive else _named(task, form)
     return FileResponse(
         file,
-        media_type=_MEDIA_TYPES.get(file.suffix, "application/octet-stream"),
-        filename=archive if name == ARCHIVE else file.name,
-        content_disposition_type="attachment" if name == ARCHIVE else "inline",
-        headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"},
+        media_type=form.media_type if form else "image/jpeg",
+        filename=name,
+        content_disposition_type="attachment" if form and form.name not in _SHOWN else "inline",
+        headers=_DOWNLOAD_HEADERS,
     )
+
+
+def _named(task: Task, form: Format) -> str:
+    """Return a file's name with that of the upload, so that two documents' files can lie in one folder."""
+    return f"{name}-{form.file_name}" if (name := stem(task.order.name)) else form.file_name
 
 
 def _documents(request: Request) -> Documents:
@@ -267,9 +278,8 @@ def _documents(request: Request) -> Documents:
 
 
 async def _task_json(documents: Documents, task: Task, *, with_pages: bool) -> TaskJson:
-    succeeded = task.state is TaskState.SUCCEEDED
-    pages = await documents.pages(task.id) if succeeded and with_pages else []
-    pictures = await documents.pictures(task.id) if succeeded else []
+    pages = await documents.pages(task.id) if task.has_result and with_pages else []
+    pictures = await documents.pictures(task.id) if task.has_result else []
     failed = await documents.failed_pages(task.id) if task.failed else []
     return await asyncio.to_thread(TaskJson.of, task, pages, pictures, failed)
 

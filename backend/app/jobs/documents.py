@@ -27,6 +27,7 @@ from app.ingest.choice import PageChoice
 from app.ingest.decoder import Decoder
 from app.jobs import ranges
 from app.jobs.database import Database
+from app.jobs.downloads import Downloads
 from app.jobs.files import TaskFolder, rename_figures
 from app.jobs.keeper import Keeper
 from app.jobs.page_store import PageStore
@@ -39,7 +40,9 @@ from app.jobs.upload import count_pages, fingerprint, store_upload
 from app.jobs.webhooks import Webhooks
 from app.ocr.service import check_options
 from app.reader import PageReader, ReadPage
+from app.results.document import Options
 from app.results.pages import PageResult
+from app.results.pool import WriterPool
 
 log = structlog.get_logger()
 P = ParamSpec("P")
@@ -64,14 +67,16 @@ class _Running:
     threads: Threads
     tasks: TaskStore
     pages: PageStore
+    downloads: Downloads
     keeper: Keeper
 
 
 class Documents:
     """Tasks, durable from when `accept` has returned. `prepare`, then `start`; `stop` leaves unfinished ones for later.
 
-    `database_url` empty means SQLite in `data`. `refusal` says why the engine reads nothing now. `observe` gets every
-    page read and None for each that failed, `count` the number of tasks by state from time to time.
+    `database_url` empty means SQLite in `data`. `patience` is how many seconds a download waits for its file. `refusal`
+    says why the engine reads nothing now. `observe` gets every page read and None for each that failed, `count` the
+    number of tasks by state from time to time.
     """
 
     def __init__(
@@ -79,10 +84,12 @@ class Documents:
         engine: Engine,
         decoder: Decoder,
         reader: PageReader,
+        writers: WriterPool,
         *,
         data: Path,
         database_url: str,
         limits: DocumentLimits,
+        patience: float,
         webhooks: Webhooks,
         refusal: Callable[[], ServiceError | None],
         observe: Callable[[ReadPage | None], None],
@@ -91,9 +98,11 @@ class Documents:
         self._engine = engine
         self._decoder = decoder
         self._reader = reader
+        self._writers = writers
         self._data = data.absolute()
         self._database_url = database_url
         self._limits = limits
+        self._patience = patience
         self._webhooks = webhooks
         self._refusal = refusal
         self._observe = observe
@@ -123,9 +132,12 @@ class Documents:
         database = await asyncio.to_thread(self.prepare)
         threads, tasks, pages = Threads(), TaskStore(database), PageStore(database)
         reading = TaskPages(threads, pages, self._reader, self._refusal, self._data, self._observe)
-        steps = Steps(threads, tasks, pages, reading, self._webhooks, self._data)
-        keeper = Keeper(threads, database, tasks, reading, steps, self._data, self._limits.days, self._count)
-        self._running = _Running(threads, tasks, pages, keeper)
+        downloads = Downloads(
+            threads, tasks, pages, self._writers, self._data, room=self._limits.bytes, patience=self._patience
+        )
+        steps = Steps(threads, tasks, pages, reading, downloads, self._webhooks)
+        keeper = Keeper(threads, database, tasks, reading, downloads, steps, self._data, self._limits.days, self._count)
+        self._running = _Running(threads, tasks, pages, downloads, keeper)
         await keeper.start()
 
     async def stop(self) -> None:
@@ -133,6 +145,7 @@ class Documents:
         running, self._running = self._running, None
         if running is not None:
             await running.keeper.stop()
+            await running.downloads.stop()
             running.threads.close()
         if self._database is not None:
             self._database.close()
@@ -185,8 +198,8 @@ class Documents:
         await self._do(self._live.tasks.start, task_id, 1)
         await self._do(folder.save_pictures, pictures)
         await self._do(self._live.pages.add, task_id, 1, page)
-        size = await self._do(folder.write_results, self._live.pages.all(task_id))
-        await self._do(self._live.tasks.end, task_id, 1, TaskState.SUCCEEDED, None, size)
+        added = sum(len(picture.jpeg) for picture in pictures)
+        await self._do(self._live.tasks.end, task_id, 1, TaskState.SUCCEEDED, None, added)
         return await self.get(task_id)
 
     async def get(self, task_id: str) -> Task:
@@ -213,9 +226,9 @@ class Documents:
         """Return the names of the figures of a task."""
         return await self._do(TaskFolder(self._data, task_id).pictures)
 
-    async def file(self, task: Task, name: str) -> Path:
-        """Return a file of a task; raises InvalidPath or TaskFileNotFound."""
-        return await self._do(TaskFolder(self._data, task.id).find, name)
+    async def file(self, task: Task, name: str, options: Options) -> Path:
+        """Return a file of a task, written as `options` say; otherwise like `Downloads.file`."""
+        return await self._live.downloads.file(task, name, options)
 
     async def draw_page(self, task: Task, number: int, width: int) -> bytes:
         """Return a page of a task as JPEG, at most `width` pixels across; raises TaskPageNotFound or TaskFileNotFound."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
-import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
 
 from app.errors import InvalidPath, TaskFileNotFound
 from app.reader import Picture
-from app.results.document import figure_name
+from app.results.document import Options, figure_name
 from app.results.pages import PageResult
+from app.results.writers import FORMATS
 
-MARKDOWN, RAW, ARCHIVE = "result.md", "raw.json", "result.zip"
-_SOURCE, _IMAGES = "source", "images"
+_SOURCE, _IMAGES, _MADE, _SCRATCH = "source", "images", "made", "scratch-"
 _LONGEST_NAME = 100
+_PICTURE = re.compile(r"images/page-[1-9][0-9]{0,9}-img-[1-9][0-9]{0,9}\.jpg")
+# What no file system of a person's machine takes, and what changes the look of the text around it.
+_UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 class TaskFolder:
@@ -55,45 +58,60 @@ class TaskFolder:
         names = [f"{_IMAGES}/{path.name}" for path in found]
         return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
-    def write_results(self, pages: Iterable[PageResult]) -> int:
-        """Write the files that clients download, page by page; return the bytes of all but the upload."""
-        markdown, raw = self.path / f"{MARKDOWN}.new", self.path / f"{RAW}.new"
-        with markdown.open("w", encoding="utf-8", errors="replace") as text, raw.open("w", encoding="utf-8") as data:
-            _write_pages(pages, text, data)
-        archive = self.path / f"{ARCHIVE}.new"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
-            packed.write(markdown, MARKDOWN)
-            packed.write(raw, RAW)
-            for name in self.pictures():  # JPEG does not get smaller
-                packed.write(self.path / name, name, zipfile.ZIP_STORED)
-        for made in (markdown, raw, archive):
-            made.replace(made.with_suffix(""))
-        return sum(path.stat().st_size for path in self._files() if path.name != _SOURCE)
+    def made(self, run: int, options: Options, file_name: str) -> Path:
+        """Return where a file is kept that was written, with such options, of the pages of a run."""
+        return self.path / _MADE / str(run) / _key(options) / file_name
 
-    def find(self, name: str) -> Path:
-        """Return the file that a client asks for by its address within the task.
+    def make_scratch(self) -> Path:
+        """Make a folder for files that are being written; raises OSError in a task that is gone."""
+        return Path(tempfile.mkdtemp(dir=self.path, prefix=_SCRATCH))
 
-        Raises InvalidPath for what leads elsewhere and TaskFileNotFound for what is not there.
-        """
-        parts = name.split("/")
-        if "\x00" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
-            raise InvalidPath
-        found = self.path.joinpath(*parts)
-        if not found.resolve().is_relative_to(self.path.resolve()):
-            raise InvalidPath
-        if found == self.source or not found.is_file():
+    def remove_made(self, but: int) -> None:
+        """Delete what was written of the pages of other runs."""
+        for entry in (self.path / _MADE).glob("*"):
+            if entry.name != str(but):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+    def picture(self, name: str) -> Path:
+        """Return a figure by its address within the task; raises TaskFileNotFound."""
+        found = self.path / name
+        if not _PICTURE.fullmatch(name) or not found.is_file():
             raise TaskFileNotFound
         return found
 
-    def _files(self) -> Iterator[Path]:
-        return (path for path in self.path.rglob("*") if path.is_file())
+
+def check_path(name: str) -> None:
+    """Raise InvalidPath for an address that leads out of its task."""
+    if "\x00" in name or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise InvalidPath
+
+
+def keep(file: Path, target: Path) -> None:
+    """Move a file that was written to where it is kept."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.replace(target)
+
+
+def _key(options: Options) -> str:
+    """Return a folder's name that no other options have."""
+    if options == Options():
+        return "plain"
+    return hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def stem(upload: str) -> str:
+    """Return what of an upload's name is fit for a file's name, without its ending; may be empty."""
+    base = re.split(r"[/\\]", upload)[-1]
+    return _UNFIT.sub("_", base.rpartition(".")[0] or base).strip(" .")[:_LONGEST_NAME]
 
 
 def archive_name(upload: str) -> str:
     """Return the name under which the archive of an upload is offered."""
-    base = re.split(r"[/\\]", upload)[-1]
-    stem = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", base.rpartition(".")[0] or base).strip(" .")[:_LONGEST_NAME]
-    return f"{stem}_PDF_OCR_Result.zip" if stem else ARCHIVE
+    return f"{name}_PDF_OCR_Result.zip" if (name := stem(upload)) else FORMATS["archive"].file_name
 
 
 def rename_figures(page: PageResult, pictures: Iterable[Picture]) -> tuple[PageResult, tuple[Picture, ...]]:
@@ -103,38 +121,6 @@ def rename_figures(page: PageResult, pictures: Iterable[Picture]) -> tuple[PageR
     figures = tuple(replace(figure, name=names[figure.name]) for figure in page.figures)
     renamed = tuple(Picture(names[picture.name], picture.jpeg) for picture in pictures)
     return replace(page, text=text, figures=figures), renamed
-
-
-def page_json(page: PageResult) -> dict[str, Any]:
-    """Return a page as clients read it; its `index` counts from 0."""
-    return {
-        "index": page.number - 1,
-        "markdown": page.text,
-        "raw_text": page.raw_text,
-        "image_assets": [figure.name for figure in page.figures],
-        "boxes": [{"label": box.label, "box": [box.x1, box.y1, box.x2, box.y2]} for box in page.boxes],
-        "image_dims": {"w": page.width, "h": page.height},
-        "dpi": page.dpi,
-        "finish_reason": page.finish_reason,
-        "looped": page.looped,
-        "attempts": page.attempts,
-        "error": {"code": page.failure.code, "detail": page.failure.detail} if page.failure else None,
-    }
-
-
-def _write_pages(pages: Iterable[PageResult], text: TextIO, data: TextIO) -> None:
-    data.write('{"pages": [')
-    for place, page in enumerate(pages):
-        if place:
-            text.write("\n\n---\n\n")
-        note = f" was not read: {page.failure.code}" if page.failure else ""
-        text.write(f"<!-- Page {page.number}{note} -->")
-        if page.text:
-            text.write(f"\n\n{page.text}")
-        data.write(",\n" if place else "\n")
-        json.dump(page_json(page), data)
-    text.write("\n")
-    data.write("\n]}\n")
 
 
 def _write(path: Path, content: bytes) -> None:

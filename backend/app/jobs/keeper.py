@@ -13,6 +13,7 @@ import structlog
 
 from app.errors import DatabaseUnavailable, ShuttingDown, TaskNotFound
 from app.jobs.database import Database, days_ago, moment
+from app.jobs.downloads import Downloads
 from app.jobs.files import TaskFolder
 from app.jobs.pages import TaskPages
 from app.jobs.replica_store import ReplicaStore
@@ -45,6 +46,7 @@ class Keeper:
         database: Database,
         tasks: TaskStore,
         reading: TaskPages,
+        downloads: Downloads,
         steps: Steps,
         data: Path,
         days: float,
@@ -54,6 +56,7 @@ class Keeper:
         self._database = database
         self._tasks = tasks
         self._reading = reading
+        self._downloads = downloads
         self._steps = steps
         self._data = data
         self._days = days
@@ -93,6 +96,7 @@ class Keeper:
     async def forget(self, task: Task) -> None:
         """Delete a finished task, its pages and its files; raises TaskNotFound."""
         flow = await self._launched_flow()
+        await self._downloads.forget(task.id)
         await self._run(self._tasks.remove, task.id)
         await self._run(flow.delete, task.id, task.run)
         await self._run(TaskFolder(self._data, task.id).remove)

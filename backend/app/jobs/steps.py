@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import structlog
 
 from app.errors import InternalError, TaskNotFound, WebhookRefused
 from app.jobs import ranges
-from app.jobs.files import TaskFolder
+from app.jobs.downloads import Downloads
 from app.jobs.page_store import PageStore
 from app.jobs.pages import TaskPages
 from app.jobs.task import NO_PAGE_READ, Task, TaskState
@@ -29,16 +28,16 @@ class Steps:
         tasks: TaskStore,
         pages: PageStore,
         reading: TaskPages,
+        downloads: Downloads,
         webhooks: Webhooks,
-        data: Path,
     ) -> None:
         self._insist = threads.insist
         self._run = threads.run
         self._tasks = tasks
         self._pages = pages
         self._reading = reading
+        self._downloads = downloads
         self._webhooks = webhooks
-        self._data = data
 
     async def plan(self, task_id: str, run: int) -> str:
         """Return the pages that a run has to read, as ranges."""
@@ -75,7 +74,7 @@ class Steps:
         if task is None or task.run != run:
             return False
         if task.unfinished:
-            size = await self._insist(self._write_results, task_id)
+            size = await self._downloads.finish(task) - task.bytes
             error = None
             if task.failed == task.total:
                 first = (await self._insist(self._pages.failed, task_id, 1))[0].failure
@@ -109,9 +108,6 @@ class Steps:
         if not sent:
             log.warning("webhook_failed", job=task_id, attempt=attempt, refused=refused, final=done)
         return done
-
-    def _write_results(self, task_id: str) -> int:
-        return TaskFolder(self._data, task_id).write_results(self._pages.all(task_id))
 
     async def _task(self, task_id: str) -> Task | None:
         with contextlib.suppress(TaskNotFound):

@@ -102,3 +102,8 @@ class Task:
     @property
     def unfinished(self) -> bool:
         return self.state in UNFINISHED
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it is over and a page was read: of a cancelled task, those it came to."""
+        return not self.unfinished and self.done > self.failed

@@ -163,6 +163,11 @@ class TaskStore:
             if connection.execute(sa.delete(TASK).where(TASK.c.id == task_id)).rowcount == 0:
                 raise TaskNotFound
 
+    def add_bytes(self, task_id: str, size: int) -> None:
+        """Count what was written for a task."""
+        with self._database.changing() as connection:
+            connection.execute(sa.update(TASK).where(TASK.c.id == task_id).values(bytes=TASK.c.bytes + size))
+
     def set_webhook_state(self, task_id: str, run: int, state: str) -> None:
         """Note what became of the webhook of a run."""
         with self._database.changing() as connection:

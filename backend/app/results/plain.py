@@ -22,7 +22,9 @@ class MarkdownWriter:
 
     def add(self, page: ReadPage) -> None:
         """Write one page."""
-        self._file.write(f"{self._lead}<!-- page {page.result.number} -->\n\n{utf8_text(page_markdown(page))}\n")
+        self._file.write(f"{self._lead}<!-- Page {page.result.number} -->\n")
+        if text := utf8_text(page_markdown(page)):
+            self._file.write(f"\n{text}\n")
         self._lead = "\n---\n\n"
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,7 +51,9 @@ class Format:
 
 
 class ZipWriter:
-    """Writes every other format, the figures and the tables into one zip, reading each page once."""
+    """Writes several formats, the figures and, with "csv" among `formats`, the tables into one zip."""
+
+    formats: tuple[str, ...] = ("markdown", "text", "html", "json", "csv", "docx", "pdf", "hocr")
 
     def __init__(self, path: Path, document: Document, pictures: Pictures, options: Options) -> None:
         self._pictures = pictures
@@ -59,8 +61,8 @@ class ZipWriter:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
             self._zip = stack.enter_context(zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED))
             self._files: list[tuple[Path, Writer]] = []
-            for found in FORMATS.values():
-                if found.name not in ("zip", "csv") and (document.source or not found.needs_source):
+            for found in map(FORMATS.__getitem__, self.formats):
+                if found.name != "csv" and (document.source or not found.needs_source):
                     file = self._folder / found.file_name
                     writer = found.writer(file, document, pictures, options)
                     stack.callback(writer.abandon)
@@ -71,7 +73,7 @@ class ZipWriter:
         """Write one page."""
         for _, writer in self._files:
             writer.add(page)
-        for name, data in csv_files(page):
+        for name, data in csv_files(page) if "csv" in self.formats else ():
             self._zip.writestr(f"tables/{name}", data)
         for number in range(1, len(page.result.figures) + 1):
             picture = self._pictures.figure(page.result.number, number)
@@ -91,6 +93,12 @@ class ZipWriter:
         self._open.close()
 
 
+class ArchiveWriter(ZipWriter):
+    """Writes what front ends of the predecessor offer for download."""
+
+    formats = ("markdown", "json")
+
+
 FORMATS: dict[str, Format] = {
     found.name: found
     for found in (
@@ -108,7 +116,8 @@ FORMATS: dict[str, Format] = {
         ),
         Format("pdf", "application/pdf", "searchable.pdf", PdfWriter, needs_source=True),
         Format("hocr", "application/xhtml+xml; charset=utf-8", "result.hocr", HocrWriter),
-        Format("zip", "application/zip", "result.zip", ZipWriter, streams=False, needs_source=True),
+        Format("archive", "application/zip", "result.zip", ArchiveWriter),
+        Format("zip", "application/zip", "all.zip", ZipWriter, streams=False, needs_source=True),
     )
 }
 """Every format, by its name."""
@@ -121,19 +130,42 @@ def write(
     pictures: Pictures | None = None,
     options: Options | None = None,
 ) -> None:
-    """Write a document in one of FORMATS to `path`; every argument can be sent to a worker process.
+    """Write a document in one of FORMATS to `path`; otherwise like `write_all`."""
+    write_all(document, {format_name: path}, pictures, options)
 
-    What text there is raises nothing. Raises KeyError for an unknown format, and for those that need the upload what
-    opening it raises; without an upload, "zip" leaves the PDF out. A file that was not finished is removed.
+
+def write_all(
+    document: Document,
+    targets: Mapping[str, Path],
+    pictures: Pictures | None = None,
+    options: Options | None = None,
+) -> None:
+    """Write a document in several of FORMATS, reading each page once; `targets` has their paths.
+
+    Every argument can be sent to a worker process. What text there is raises nothing. Raises KeyError for an unknown
+    format, and for those that need the upload what opening it raises; without an upload, "zip" leaves the PDF out.
+    Where one file cannot be finished, none is left.
     """
-    options = options or Options()
-    writer = FORMATS[format_name].writer(path, document, pictures or NoPictures(), options)
+    options, pictures = options or Options(), pictures or NoPictures()
     try:
-        for page in read_pages(document, options):
-            writer.add(page)
-        writer.close()
+        with contextlib.ExitStack() as abandoning:
+            writers = []
+            for name, path in targets.items():
+                writer = FORMATS[name].writer(path, document, pictures, options)
+                abandoning.callback(_abandon, writer)
+                writers.append(writer)
+            for page in read_pages(document, options):
+                for writer in writers:
+                    writer.add(page)
+            for writer in writers:
+                writer.close()
+            abandoning.pop_all()
     except BaseException:
-        with contextlib.suppress(OSError):
-            writer.abandon()
-        path.unlink(missing_ok=True)
+        for path in targets.values():
+            path.unlink(missing_ok=True)
         raise
+
+
+def _abandon(writer: Writer) -> None:
+    with contextlib.suppress(OSError):
+        writer.abandon()
