@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from app.api.metrics import Metrics
 from app.api.problems import Problem
+from app.api.process import ProcessedDocument, ProcessedPage, ProcessMetadata
 from app.api.schemas import HealthResponse, IndexResponse, ModeJson, ModesResponse, OcrResponse
 from app.batch.arguments import add_arguments
 from app.engine.rapidocr.engine import RapidOcrEngine
@@ -143,6 +144,20 @@ def test_every_error_code_is_documented_for_callers_and_for_operators():
         waits = re.findall(r"Retry-After (\d+)", table[code][1])
         assert waits == ([str(kind.default_retry_after)] if kind.default_retry_after else []), code
         assert f"{kind.status}" in section("docs/troubleshooting.md", f"### {code}"), code
+
+
+def test_every_field_and_key_of_a_document_read_at_once_is_documented():
+    """Those it shares with the other routes stand there."""
+    text = section("docs/api.md", "## POST /api/process-pdf")
+    schemas = create_app(make_settings()).openapi()["components"]["schemas"]
+    own = set(schemas["Body_process_document_api_process_pdf_post"]["properties"])
+    own -= set(schemas["Body_read_document_api_ocr_pdf_post"]["properties"])
+    table = rows(text)
+    assert own <= set(table)
+    said = set(codes(text))
+    for model in (ProcessedDocument, ProcessMetadata):
+        assert set(model.model_fields) - {"pages"} <= said
+    assert {f"pages[].{name}" for name in ProcessedPage.model_fields} <= said
 
 
 def test_every_file_of_a_task_is_documented():

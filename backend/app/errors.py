@@ -37,6 +37,11 @@ class MalformedRequest(ServiceError):
     )
 
 
+class UnknownFormat(ServiceError):
+    status, code, title = 400, "unknown_format", "Unknown format"
+    default_detail = "Field 'output_format' has a value this service does not know."
+
+
 class Unauthorized(ServiceError):
     status, code, title = 401, "unauthorized", "API key needed"
     default_detail = "Send a valid API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
@@ -104,6 +109,11 @@ class TooManyPixels(ServiceError):
 class TooManyFrames(ServiceError):
     status, code, title = 413, "too_many_frames", "Too many frames"
     default_detail = "The file has more frames than this service accepts. Send one picture."
+
+
+class TooManyPages(ServiceError):
+    status, code, title = 413, "too_many_pages", "Too many pages to wait for"
+    default_detail = "The document has more pages than this address reads. Send it to POST /api/ocr/pdf."
 
 
 class UnsupportedMediaType(ServiceError):
@@ -207,7 +217,7 @@ class ResultFailed(ServiceError):
 
 class JobsDisabled(ServiceError):
     status, code, title = 501, "jobs_disabled", "No documents here"
-    default_detail = "The operator has turned documents off. POST /api/ocr reads a single page."
+    default_detail = "The operator has turned documents off. POST /api/ocr reads a single page, POST /api/process-pdf a short document."
 
 
 class DatabaseUnavailable(ServiceError):

@@ -14,7 +14,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
 from app import __version__
-from app.api import ocr, status, tasks
+from app.api import ocr, process, status, tasks
 from app.api.context import LastResort, RequestContext
 from app.api.gate import MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
@@ -29,6 +29,7 @@ from app.engine.vllm_loading import vllm_version
 from app.engine.vllm_options import VllmOptions
 from app.ingest.decoder import Decoder
 from app.ingest.limits import IngestLimits
+from app.jobs.at_once import AtOnce
 from app.jobs.documents import DocumentLimits, Documents
 from app.jobs.webhooks import Webhooks
 from app.ocr.modes import MODES
@@ -119,6 +120,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     metrics = Metrics(lambda: admission.depth, lambda: supervisor.refusal() is None)
     reader = PageReader(engine, decoder, decode_ahead=workers, timeout=settings.request_timeout_seconds)
     writers = WriterPool(limits)
+    at_once = AtOnce(
+        *(engine, decoder, reader, settings.max_sync_pages, settings.request_timeout_seconds),
+        metrics.observe_task_page,
+    )
     documents = build_documents(settings, engine, decoder, reader, writers, supervisor, metrics)
 
     @contextlib.asynccontextmanager
@@ -150,11 +155,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.metrics = metrics
     app.state.reader = reader
     app.state.documents = documents
+    app.state.at_once = at_once
+    app.state.writers = writers
     app.state.stopping = lambda: False  # whoever runs the server knows
     app.mount("/static", OwnFiles(directory=STATIC), name="static")
     app.include_router(status.router)
     app.include_router(ocr.router)
     app.include_router(tasks.router)
+    app.include_router(process.router)
     install_handlers(app)
     app.add_middleware(
         Gate,

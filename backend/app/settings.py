@@ -78,8 +78,11 @@ class Settings(BaseSettings):
     shutdown_timeout_seconds: int = Field(120, ge=0)
     """Longest time in whole seconds a stopping service takes to finish the requests it has accepted; the others are answered 503."""
 
+    max_sync_pages: int = Field(50, ge=1)
+    """Most pages POST /api/process-pdf reads of one document while its client waits; a longer one is answered 413."""
+
     jobs_enabled: bool = True
-    """Whether documents are taken as durable tasks (POST /api/ocr/pdf). Without them nothing is written to DATA_DIR."""
+    """Whether documents are taken as durable tasks (POST /api/ocr/pdf). Without them nothing is written to DATA_DIR; POST /api/process-pdf reads short ones all the same."""
 
     data_dir: str = "data"
     """Folder for uploaded documents, their results and, without DATABASE_URL, the database. Replicas with one DATABASE_URL share it."""

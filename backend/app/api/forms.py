@@ -27,6 +27,7 @@ LONGEST_PASSWORD = 500
 MOST_TOKENS = 1_000_000
 LONGEST_RANGES = 5_000
 LONGEST_URL = 2_000
+LONGEST_NAME = 255
 MOST_PRIORITY = 100
 
 # BCP 47, as far as its shape goes.
@@ -163,17 +164,23 @@ ChosenPage = Annotated[PageChoice, Depends(page_choice)]
 
 
 @dataclass(frozen=True)
-class DocumentFields:
-    """What a document takes beside the options of a page."""
+class PagesFields:
+    """Which pages of a document are to be read, and how it is opened."""
 
     pages: str
     dpi: float
     password: str
+
+
+@dataclass(frozen=True)
+class DocumentFields(PagesFields):
+    """What a document takes beside the options of a page."""
+
     priority: int
     webhook_url: str
 
 
-def document_fields(
+def which_pages(
     pages: Annotated[
         Text, Form(max_length=LONGEST_RANGES, description="Which pages to read, such as 1-3,7,10-; all if empty.")
     ] = "",
@@ -181,6 +188,16 @@ def document_fields(
         int, Form(ge=LOWEST_DPI, le=HIGHEST_DPI, description="At how many dots per inch a PDF's pages are rendered.")
     ] = DEFAULT_DPI,
     password: Annotated[Text, Form(max_length=LONGEST_PASSWORD, description="Opens an encrypted PDF.")] = "",
+) -> PagesFields:
+    """Return which pages of a document are to be read."""
+    return PagesFields(pages.strip(), dpi, password)
+
+
+WhichPages = Annotated[PagesFields, Depends(which_pages)]
+
+
+def document_fields(
+    which: WhichPages,
     priority: Annotated[
         int,
         Form(ge=-MOST_PRIORITY, le=MOST_PRIORITY, description="Documents of a higher priority are read first."),
@@ -190,7 +207,7 @@ def document_fields(
     ] = "",
 ) -> DocumentFields:
     """Return what is to be done with a document."""
-    return DocumentFields(pages.strip(), dpi, password, priority, webhook_url.strip())
+    return DocumentFields(which.pages, which.dpi, which.password, priority, webhook_url.strip())
 
 
 Document = Annotated[DocumentFields, Depends(document_fields)]

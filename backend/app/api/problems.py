@@ -114,7 +114,11 @@ _SENTENCES = {
 }
 
 
-_FILES = {"image": ("picture", "page.png"), "pdf": ("document", "document.pdf")}
+_FILES = {
+    "image": ("picture", "page.png"),
+    "pdf": ("document", "document.pdf"),
+    "pdf_file": ("document", "document.pdf"),
+}
 
 
 def describe_validation(errors: Sequence[Any]) -> str:

@@ -16,7 +16,15 @@ from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.forms import ChosenPage, Document, FormRoute, OcrOptions, ResultOptions, loading
+from app.api.forms import (
+    LONGEST_NAME,
+    ChosenPage,
+    Document,
+    FormRoute,
+    OcrOptions,
+    ResultOptions,
+    loading,
+)
 from app.api.ocr import PING_SECONDS, PROBLEMS, SEND_SECONDS, until_disconnect
 from app.api.task_schemas import ImageTaskResponse, TaskJson, TaskListJson, TaskPageJson
 from app.errors import InvalidParameter, JobsDisabled
@@ -35,7 +43,6 @@ _PICTURE_SECONDS = 3600
 _EVENT_POLL_SECONDS = 0.3
 _EVENT_PAGES = 50
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_LONGEST_NAME = 255
 _FORMATS = {found.file_name: found for found in FORMATS.values()}
 _SHOWN = ("markdown", "text", "html", "json")
 _DOWNLOAD_HEADERS = {
@@ -71,7 +78,7 @@ async def read_document(
         raise InvalidParameter("The header Idempotency-Key takes 1 to 255 visible ASCII characters.")
     order = Order(
         type="pdf",
-        name=(pdf.filename or "")[:_LONGEST_NAME],
+        name=(pdf.filename or "")[:LONGEST_NAME],
         options=options,
         pages=document.pages,
         dpi=document.dpi,
@@ -102,7 +109,7 @@ async def read_picture_as_task(
     request.app.state.metrics.observe_page(page.recognition, page.timing_ms)
     order = Order(
         type="image",
-        name=(image.filename or "")[:_LONGEST_NAME],
+        name=(image.filename or "")[:LONGEST_NAME],
         options=options,
         pages=str(choice.number),
         dpi=choice.dpi,
