@@ -135,11 +135,14 @@ class AsyncClient:
         """Delete a task with its files."""
         await self._send("DELETE", calls.task_path(task))
 
-    async def download(self, task: Task | str, path: str, to: str | os.PathLike[str]) -> None:
-        """Write a file of a task that has succeeded, such as "result.md", to `to`: whole or not at all."""
+    async def download(self, task: Task | str, what: str, to: str | os.PathLike[str], **options: object) -> None:
+        """Write a task's result to `to`, whole or not at all; `what` is a format, such as "docx", or a figure's path.
+
+        `options` are the parameters of GET /api/tasks/{task_id}/download, such as join_hyphens=True.
+        """
         target = Path(to)
         part = target.with_name(f"{target.name}.part")
-        opened = await self._open("GET", calls.task_path(task, "download", path))
+        opened = await self._open("GET", calls.download_path(task, what, options))
         async with contextlib.aclosing(opened) as response:
             with part.open("wb") as file, self._reaching():
                 async for piece in response.aiter_bytes():

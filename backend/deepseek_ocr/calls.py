@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -19,6 +19,20 @@ Source = str | os.PathLike[str] | bytes | IO[bytes]
 """A file: its path, its bytes, or a file that is open for reading."""
 
 Part = Delta | Restart | Page
+
+FILES: Mapping[str, str] = {
+    "markdown": "result.md",
+    "text": "result.txt",
+    "html": "result.html",
+    "json": "raw.json",
+    "csv": "tables.zip",
+    "docx": "result.docx",
+    "pdf": "searchable.pdf",
+    "hocr": "result.hocr",
+    "archive": "result.zip",
+    "zip": "all.zip",
+}
+"""The formats of a task's result, and the files that hold them."""
 
 # Before a broken stream of events is opened again.
 RECONNECT_SECONDS = 1.0
@@ -136,6 +150,13 @@ def task_path(task: Task | str, *more: str) -> str:
     """Return the address of a task, or of something below it."""
     name = task.id if isinstance(task, Task) else task
     return "/".join(["/api/tasks", *(quote(part) for part in (name, *more))])
+
+
+def download_path(task: Task | str, name: str, options: Mapping[str, object]) -> str:
+    """Return the address of a task's result in a format, or of another file of the task."""
+    path = task_path(task, "download", FILES.get(name, name))
+    written = {key: _written(value) for key, value in options.items() if value is not None}
+    return f"{path}?{urlencode(written)}" if written else path
 
 
 def _seconds(value: str | None) -> float | None:

@@ -131,11 +131,14 @@ class Client:
         """Delete a task with its files."""
         self._send("DELETE", calls.task_path(task))
 
-    def download(self, task: Task | str, path: str, to: str | os.PathLike[str]) -> None:
-        """Write a file of a task that has succeeded, such as "result.md", to `to`: whole or not at all."""
+    def download(self, task: Task | str, what: str, to: str | os.PathLike[str], **options: object) -> None:
+        """Write a task's result to `to`, whole or not at all; `what` is a format, such as "docx", or a figure's path.
+
+        `options` are the parameters of GET /api/tasks/{task_id}/download, such as join_hyphens=True.
+        """
         target = Path(to)
         part = target.with_name(f"{target.name}.part")
-        opened = self._open("GET", calls.task_path(task, "download", path))
+        opened = self._open("GET", calls.download_path(task, what, options))
         with contextlib.closing(opened) as response, part.open("wb") as file, self._reaching():
             for piece in response.iter_bytes():
                 file.write(piece)

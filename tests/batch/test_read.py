@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from app.api.gate import hash_api_key
+from app.batch.arguments import FORMATS
 from app.batch.documents import find_documents
 from tests.ingest.pdfs import letter, pdf
 from tests.process import ROOT, Served, served
@@ -87,6 +89,51 @@ def test_what_is_done_is_skipped_until_it_changes(scans: Path, tmp_path: Path, s
     (tmp_path / "out/2026/b.md").unlink()
     assert outcome() == (1, 1)
     assert outcome("--mode", "plain_ocr") == (2, 0)
+
+
+ZIPPED = {"result.md", "result.txt", "result.html", "raw.json", "result.docx", "searchable.pdf", "result.hocr"}
+
+
+def test_a_document_is_written_in_several_formats_beside_each_other(
+    scans: Path, tmp_path: Path, service: Served
+) -> None:
+    formats = [argument for name in FORMATS for argument in ("--format", name)]
+    arguments = (scans / "2026", "--out", "out", "--json", "--server", service.url)
+    run = read(tmp_path, *arguments, *formats)
+    assert (run.returncode, run.stderr) == (0, "")
+    out = tmp_path / "out"
+    told = next(event for event in events(run) if event["event"] == "document")
+    assert told["files"] == [f"out/b.{suffix}" for suffix in FORMATS.values()]
+    assert {path.name for path in out.iterdir() if path.is_file()} == {f"b.{suffix}" for suffix in FORMATS.values()}
+    assert (out / "b.searchable.pdf").read_bytes()[:5] == b"%PDF-"
+    assert (out / "b.txt").read_text("utf-8").count("\f") == 2
+    with zipfile.ZipFile(out / "b.zip") as packed:
+        assert {name for name in packed.namelist() if "/" not in name} == ZIPPED
+    assert events(read(tmp_path, *arguments, "--format", "docx"))[-1]["skipped"] == 1
+    assert events(read(tmp_path, *arguments, "--format", "docx", "--join-pages"))[-1]["read"] == 1
+    assert events(read(tmp_path, *arguments, "--format", "docx"))[-1]["read"] == 1
+
+
+def test_only_the_formats_that_are_missing_are_written(scans: Path, tmp_path: Path, service: Served) -> None:
+    """The others stay as they are, to the minute."""
+    arguments = (scans / "a.png", "--out", "out", "--json", "--server", service.url)
+    assert read(tmp_path, *arguments, "--format", "md", "--format", "text").returncode == 0
+    (tmp_path / "out/a.md").write_text("corrected by hand")
+    run = read(tmp_path, *arguments, "--format", "md", "--format", "text", "--format", "html")
+    assert events(run)[-1]["read"] == 1
+    assert (tmp_path / "out/a.md").read_text() == "corrected by hand"
+    assert "<html" in (tmp_path / "out/a.html").read_text()
+
+
+def test_results_among_the_scans_are_not_read_as_scans(scans: Path, tmp_path: Path, service: Served) -> None:
+    """Nor is a scan written over."""
+    before = (scans / "2026/b.pdf").read_bytes()
+    for out in (scans, scans / "texts"):
+        arguments = (scans, "--out", out, "--json", "--server", service.url, "--format", "pdf", "--format", "md")
+        assert events(read(tmp_path, *arguments))[-1]["documents"] == 2
+    again = events(read(tmp_path, scans, "--out", scans, "--json", "--server", service.url))[-1]
+    assert (again["documents"], again["skipped"]) == (2, 2)
+    assert (scans / "2026/b.pdf").read_bytes() == before
 
 
 def test_two_copies_of_a_file_are_both_read(tmp_path: Path, service: Served) -> None:
@@ -190,7 +237,8 @@ def test_an_interrupt_ends_it_with_a_word_and_no_process_left(tmp_path: Path) ->
 
 def test_files_folders_and_patterns_name_documents_each_once(scans: Path) -> None:
     (scans / "a.jpg").write_bytes(b"")
-    found, missing = find_documents([str(scans), str(scans / "a.png"), str(scans / "**/*.pdf"), str(scans / "*.gif")])
+    given = [str(scans), str(scans / "a.png"), str(scans / "**/*.pdf"), str(scans / "*.gif")]
+    found, missing = find_documents(given, scans.parent / "out")
     named = {document.path.relative_to(scans).as_posix(): document.name.as_posix() for document in found}
     assert named == {"2026/b.pdf": "2026/b", "a.jpg": "a", "a.png": "a.png"}
     assert missing == [str(scans / "*.gif")]

@@ -17,7 +17,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python-client.md").r
 
 @pytest.mark.slow
 def test_every_example_runs(tmp_path: Path) -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     said = []
     with served(tmp_path / "log", inference_engine="rapidocr", decode_workers=1, data_dir=tmp_path) as service:
         for example in EXAMPLES:
@@ -36,3 +36,5 @@ def test_every_example_runs(tmp_path: Path) -> None:
     assert said[2] == "1 read\n"
     assert "Harbour Paper Company" in (tmp_path / "sample.md").read_text("utf-8")
     assert re.fullmatch(r"\[(\d+), \1, \1\]\n", said[3])
+    for name, begin in {"docx": b"PK", "searchable.pdf": b"%PDF", "html": b"<!", "zip": b"PK"}.items():
+        assert (tmp_path / f"sample.{name}").read_bytes().startswith(begin)

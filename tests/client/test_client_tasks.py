@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.results.writers import FORMATS
 from deepseek_ocr import AsyncClient, Client, OcrError, Progress, Task, TaskPage
+from deepseek_ocr.calls import FILES
 from tests.ingest.pdfs import letter, pdf
 from tests.process import served
 
@@ -56,11 +58,31 @@ def test_the_same_key_is_the_same_task(url: str, document: Path) -> None:
         assert {task.id for task in ocr.tasks()} >= {first.id, third.id}
 
 
+def test_a_task_is_fetched_in_every_format(url: str, document: Path, tmp_path: Path) -> None:
+    begins = {"docx": b"PK", "csv": b"PK", "archive": b"PK", "zip": b"PK", "pdf": b"%PDF", "hocr": b"<?xml"}
+    with Client(url) as ocr:
+        task = ocr.submit(document, mode="markdown")
+        *_, ended = ocr.follow(task)
+        for name in FILES:
+            ocr.download(ended, name, tmp_path / name)
+        ocr.download(ended, "images/page-2-img-1.jpg", tmp_path / "figure")
+        ocr.download(ended, "html", tmp_path / "german", language="de", join_pages=True)
+        with pytest.raises(OcrError) as refused:
+            ocr.download(ended, "odt", tmp_path / "odt")
+    assert set(FILES) == set(FORMATS) == set(ended.json["result"]["files"])
+    assert {name: FORMATS[name].file_name for name in FILES} == FILES
+    assert {name: (tmp_path / name).read_bytes()[: len(start)] for name, start in begins.items()} == begins
+    assert (tmp_path / "figure").read_bytes()[:2] == b"\xff\xd8"
+    assert 'lang="de"' in (tmp_path / "german").read_text("utf-8")
+    assert (refused.value.code, list(tmp_path.glob("odt*"))) == ("task_file_not_found", [])
+
+
 async def test_the_asynchronous_client_does_the_same(url: str, document: Path, tmp_path: Path) -> None:
     async with AsyncClient(url) as ocr:
         task = await ocr.submit(document, pages="2-")
         parts = [part async for part in ocr.follow(task)]
-        await ocr.download(task, "raw.json", tmp_path / "raw.json")
+        await ocr.download(task, "json", tmp_path / "raw.json")
+        await ocr.download(task, "text", tmp_path / "joined", join_hyphens=True)
         listed = [each.id async for each in ocr.tasks()]
         cancelled = await ocr.cancel(task)
         await ocr.delete(task)
@@ -68,6 +90,7 @@ async def test_the_asynchronous_client_does_the_same(url: str, document: Path, t
     assert parts[-1].status == cancelled.status == "succeeded"
     assert task.id in listed
     assert (tmp_path / "raw.json").stat().st_size > 100
+    assert (tmp_path / "joined").read_text("utf-8").count("\f") == 1
 
 
 def test_a_page_that_is_not_there_is_refused(url: str, document: Path) -> None:

@@ -5,8 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-FORMATS = {"md": "result.md", "json": "raw.json"}
-"""What can be written: the suffix of the file, and what it is called among a task's files."""
+FORMATS = {
+    "markdown": "md",
+    "text": "txt",
+    "html": "html",
+    "json": "json",
+    "csv": "tables.zip",
+    "docx": "docx",
+    "pdf": "searchable.pdf",
+    "hocr": "hocr",
+    "zip": "zip",
+}
+"""What can be written, and the suffix of the file: none that a document to read has by itself, so none is overwritten."""
+
+TIDY = {
+    "drop_running": "leave out headers, footers and page numbers",
+    "join_hyphens": "join words that are divided at the end of a line",
+    "join_pages": "join paragraphs that run over a page",
+}
+"""How the text is changed when it is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument(
-        "--format", action="append", choices=tuple(FORMATS), help="what is written (md); may be repeated"
+        "--format",
+        action="append",
+        choices=("md", *FORMATS),
+        metavar="NAME",
+        help=f"what is written: {', '.join(FORMATS)} (markdown, or md for short); may be repeated",
     )
     parser.add_argument(
         "--server", metavar="URL", help="a running service; without it, the engine runs in this process"
@@ -35,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", help=help_text)
     parser.add_argument("--grounding", action="store_true", help="ask for boxes")
+    for name, help_text in TIDY.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=help_text)
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--json", action="store_true", help="tell how it goes as JSON, one object a line, on stdout")
     told.add_argument("--quiet", action="store_true", help="tell nothing but errors")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+from app.batch.arguments import TIDY
 from app.batch.documents import Document, Records, find_documents
 from app.batch.reports import JsonReport, ProgressReport, QuietReport, tell_summary
 from app.batch.run import Batch, Job, Outcome, explain
@@ -22,7 +23,7 @@ ALL_READ, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 def read(arguments: argparse.Namespace, settings: Settings) -> int:
     """Read what the arguments name; returns the exit code."""
-    documents, missing = find_documents(arguments.paths)
+    documents, missing = find_documents(arguments.paths, arguments.out)
     for path in missing:
         sys.stderr.write(f"deepseek-ocr: {path}: there is no such file, or no picture or PDF in it.\n")
     if missing:
@@ -49,25 +50,26 @@ def _read(
     documents: list[Document], arguments: argparse.Namespace, settings: Settings, report: QuietReport
 ) -> list[Outcome]:
     """Read the documents that are not done; where all are, no service is started or asked."""
-    formats = tuple(dict.fromkeys(arguments.format or ("md",)))
+    formats = tuple(dict.fromkeys("markdown" if name == "md" else name for name in arguments.format or ("md",)))
+    tidy = {name: True for name in TIDY if getattr(arguments, name)}
     options = _options(arguments)
     jobs, outcomes = [], []
     for document in documents:
         try:
-            job = Job.of(document, arguments.out, formats, options)
+            job = Job.of(document, arguments.out, formats, options, tidy)
         except OSError as error:
             outcome = Outcome(document, error=explain(error))
         else:
-            if not Records(arguments.out).done(document, job.digest, job.files):
+            if job.missing(Records(arguments.out)):
                 jobs.append(job)
                 continue
-            outcome = Outcome(document, job.files, skipped=True)
+            outcome = Outcome(document, tuple(job.files.values()), skipped=True)
         outcomes.append(outcome)
         report.ended(outcome)
 
     async def run() -> list[Outcome]:
         async with _service(arguments, settings) as client:
-            return await Batch(client, arguments.out, formats, options, report).read(jobs, max(1, arguments.at_once))
+            return await Batch(client, arguments.out, options, tidy, report).read(jobs, max(1, arguments.at_once))
 
     return [*outcomes, *asyncio.run(run())] if jobs else outcomes
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from app.batch.arguments import FORMATS
 
 # What is taken from a folder. A file that is named is read whatever it is called: the service knows it by its content.
 SUFFIXES = frozenset(
     ".pdf .jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .avif .jp2 .j2k .jpx .heic .heif".split()  # noqa: SIM905
 )
 _RECORDS = ".deepseek-ocr"
+_FIGURE = re.compile(r"page-\d+-img-\d+\.jpg")
 _CHUNK = 1 << 20
 
 
@@ -25,16 +29,17 @@ class Document:
     name: Path
 
 
-def find_documents(paths: Iterable[str]) -> tuple[list[Document], list[str]]:
+def find_documents(paths: Iterable[str], out: Path) -> tuple[list[Document], list[str]]:
     """Return the documents that paths, folders and patterns stand for, each once, and the paths that stand for none.
 
     Results keep the tree below a folder that was given. Two documents never share a name: the later one keeps its suffix.
+    What an earlier run has written to `out` is not taken from a folder.
     """
     found: dict[Path, Document] = {}
     names: set[Path] = set()
     missing = []
     for given in paths:
-        files = list(_files(given))
+        files = list(_files(given, out.resolve()))
         if not files:
             missing.append(given)
         for file, base in files:
@@ -51,7 +56,7 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Document], list[str]]:
     return list(found.values()), missing
 
 
-def _files(given: str) -> Iterator[tuple[Path, Path]]:
+def _files(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Yield files and the folder each one's name counts from."""
     path = Path(given)
     # Path.glob refuses absolute patterns.
@@ -59,9 +64,17 @@ def _files(given: str) -> Iterator[tuple[Path, Path]]:
     for match in matches:
         if match.is_dir():
             inside = (file for file in sorted(match.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file())
-            yield from ((file, match) for file in inside if _RECORDS not in file.parts)
+            results = out if out != match.resolve() else out / _RECORDS
+            yield from ((file, match) for file in inside if not _is_result(file, results))
         elif match.is_file():
             yield match, match.parent
+
+
+def _is_result(file: Path, results: Path) -> bool:
+    """Say whether a file was written by a run whose output folder is `results`, or by one among the scans themselves."""
+    figure = file.parent.name == "images" and _FIGURE.fullmatch(file.name)
+    own = figure or file.name.endswith(f".{FORMATS['pdf']}") or _RECORDS in file.parts
+    return bool(own) or file.resolve().is_relative_to(results)
 
 
 def fingerprint(path: Path, options: Mapping[str, object]) -> str:
@@ -74,25 +87,25 @@ def fingerprint(path: Path, options: Mapping[str, object]) -> str:
 
 
 class Records:
-    """What was read before, kept in the output folder: one small file for each document."""
+    """What was written before, kept in the output folder: one small file for each document."""
 
     def __init__(self, out: Path) -> None:
         self.folder = out / _RECORDS
 
-    def done(self, document: Document, digest: str, files: Iterable[Path]) -> bool:
-        """Say whether this document was read like this, with no page failed, and all its files are still there."""
+    def written(self, document: Document, digest: str) -> dict[str, str]:
+        """Return the formats a document was written in, read like this and with no page failed, and how each was written."""
         try:
             record = json.loads(self._path(document).read_text("utf-8"))
-        except (OSError, ValueError):
-            return False
-        return record == {"fingerprint": digest} and all(file.is_file() for file in files)
+            return dict(record["formats"]) if record["fingerprint"] == digest else {}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
 
-    def keep(self, document: Document, digest: str) -> None:
-        """Note that a document is done."""
+    def keep(self, document: Document, digest: str, written: Mapping[str, str]) -> None:
+        """Note what a document is written in."""
         path = self._path(document)
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{path.name}.new")
-        new.write_text(json.dumps({"fingerprint": digest}), "utf-8")
+        new.write_text(json.dumps({"fingerprint": digest, "formats": dict(written)}), "utf-8")
         new.replace(path)
 
     def _path(self, document: Document) -> Path:

@@ -34,21 +34,34 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """A document, the digest of its bytes and of how it is read, and the files to write."""
+    """A document, the digest of its bytes and of how it is read, how it is written, and the file of each format."""
 
     document: Document
     digest: str
-    files: tuple[Path, ...]
+    tidy: str
+    files: Mapping[str, Path]
 
     @classmethod
-    def of(cls, document: Document, out: Path, formats: Sequence[str], options: Mapping[str, Any]) -> Job:
+    def of(
+        cls,
+        document: Document,
+        out: Path,
+        formats: Sequence[str],
+        options: Mapping[str, Any],
+        tidy: Mapping[str, bool],
+    ) -> Job:
         """Return what is to be done; raises OSError when the document cannot be read.
 
         Two copies of one file are two documents: the name counts too.
         """
         digest = fingerprint(document.path, {**options, "document": str(document.name)})
-        files = (out / document.name.with_name(f"{document.name.name}.{name}") for name in formats)
-        return cls(document, digest, tuple(files))
+        files = {name: out / document.name.with_name(f"{document.name.name}.{FORMATS[name]}") for name in formats}
+        return cls(document, digest, " ".join(sorted(tidy)), files)
+
+    def missing(self, records: Records) -> list[str]:
+        """Return the formats that are still to be written."""
+        written = records.written(self.document, self.digest)
+        return [name for name, file in self.files.items() if written.get(name) != self.tidy or not file.is_file()]
 
 
 class Report(Protocol):
@@ -66,12 +79,12 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """How documents are read, and where their results go; `options` are the fields of POST /api/ocr/pdf."""
+    """How documents are read and written; `options` are the fields of POST /api/ocr/pdf, `tidy` parameters of its files."""
 
     client: AsyncClient
     out: Path
-    formats: tuple[str, ...]
     options: Mapping[str, Any]
+    tidy: Mapping[str, bool]
     report: Report
 
     async def read(self, jobs: Sequence[Job], at_once: int) -> list[Outcome]:
@@ -96,9 +109,8 @@ class Batch:
             return Outcome(job.document, failed=task.failed_pages, error=task.error or "The service gave it up.")
         await self._download(task, job)
         if not task.failed_pages:
-            await asyncio.to_thread(Records(self.out).keep, job.document, job.digest)
             await self.client.delete(task)
-        return Outcome(job.document, job.files, task.progress.total, task.failed_pages)
+        return Outcome(job.document, tuple(job.files.values()), task.progress.total, task.failed_pages)
 
     async def _finished(self, job: Job) -> Task:
         """Have a document read to its end: from the beginning, or from where it was left."""
@@ -115,11 +127,21 @@ class Batch:
         return last
 
     async def _download(self, task: Task, job: Job) -> None:
-        job.files[0].parent.mkdir(parents=True, exist_ok=True)
-        for name, file in zip(self.formats, job.files, strict=True):
-            await self.client.download(task, FORMATS[name], file)
-            if name == "md":
+        """Fetch the formats that are missing; each is noted at once, unless a page failed that the next run reads again."""
+        records = Records(self.out)
+        written = await asyncio.to_thread(records.written, job.document, job.digest)
+        missing = await asyncio.to_thread(job.missing, records)
+        # First, since what was read in another way is written over from here on.
+        await asyncio.to_thread(records.keep, job.document, job.digest, written)
+        for name in missing:
+            file = job.files[name]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            await self.client.download(task, name, file, **self.tidy)
+            if name == "markdown":
                 await self._download_figures(task, job.document, file)
+            written[name] = job.tidy
+            if not task.failed_pages:
+                await asyncio.to_thread(records.keep, job.document, job.digest, written)
 
     async def _download_figures(self, task: Task, document: Document, markdown: Path) -> None:
         """Put figures into a folder of the document's own, and let its Markdown link to them there."""
