@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -32,11 +32,12 @@ from app.jobs.files import TaskFolder, rename_figures
 from app.jobs.keeper import Keeper
 from app.jobs.page_store import PageStore
 from app.jobs.pages import TaskPages
+from app.jobs.passwords import keep_password, recall_password
 from app.jobs.steps import Steps
 from app.jobs.task import CANCELLED, Order, Task, TaskState, is_id
 from app.jobs.task_store import TaskStore
 from app.jobs.threads import Threads
-from app.jobs.upload import count_pages, fingerprint, store_upload
+from app.jobs.upload import fingerprint, open_upload, store_upload
 from app.jobs.webhooks import Webhooks
 from app.ocr.service import check_options
 from app.reader import PageReader, ReadPage
@@ -167,9 +168,11 @@ class Documents:
         added = False
         try:
             length, digest = await self._do(store_upload, upload, folder)
-            numbers = ranges.parse(order.pages, await count_pages(self._decoder, folder.source, order.password))
+            pages, password = await open_upload(self._decoder, folder.source, order.password)
+            numbers = ranges.parse(order.pages, pages)
+            kept = await self._with_password(order, folder, password)
             task = await self._do(
-                self._live.tasks.add, task_id, order, numbers, length, fingerprint(digest, order), self._limits.tasks
+                self._live.tasks.add, task_id, kept, numbers, length, fingerprint(digest, order), self._limits.tasks
             )
             added = task.id == task_id
             if added:
@@ -194,6 +197,9 @@ class Documents:
         folder = TaskFolder(self._data, task_id)
         page, pictures = rename_figures(PageResult.of(read.number, read.recognition, read.dpi), read.pictures)
         length, _ = await self._do(store_upload, upload, folder)
+        if order.password:
+            _, password = await open_upload(self._decoder, folder.source, order.password)
+            order = await self._with_password(order, folder, password)
         await self._do(self._live.tasks.add, task_id, order, (read.number,), length, "", most=10**9, queued=queued)
         await self._do(self._live.tasks.start, task_id, 1)
         await self._do(folder.save_pictures, pictures)
@@ -234,9 +240,10 @@ class Documents:
         """Return a page of a task as JPEG, at most `width` pixels across; raises TaskPageNotFound or TaskFileNotFound."""
         if not ranges.holds(task.numbers, number):
             raise TaskPageNotFound
-        choice = PageChoice(number, task.order.dpi, task.order.password)
+        folder = TaskFolder(self._data, task.id)
+        password = await self._do(recall_password, folder, task.order.password_half)
         try:
-            return await self._reader.draw(TaskFolder(self._data, task.id).source, choice, width)
+            return await self._reader.draw(folder.source, PageChoice(number, task.order.dpi, password), width)
         except FileNotFoundError:
             raise TaskFileNotFound("The document of this task is no longer there.") from None
 
@@ -261,6 +268,11 @@ class Documents:
     async def delete(self, task_id: str) -> None:
         """Forget a task, its pages and its files; one that is not finished is cancelled first."""
         await self._live.keeper.forget(await self.cancel(task_id))
+
+    async def _with_password(self, order: Order, folder: TaskFolder, password: str) -> Order:
+        """Return an order as it is kept, the password its document needs put away."""
+        half = await self._do(keep_password, folder, password) if password else ""
+        return replace(order, password="", password_half=half)
 
     @property
     def _live(self) -> _Running:

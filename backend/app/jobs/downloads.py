@@ -12,6 +12,7 @@ import structlog
 from app.errors import QueueFull, ResultNotReady, ServiceError, StorageFull, TaskFileNotFound
 from app.jobs.files import TaskFolder, archive_name, check_path, keep
 from app.jobs.page_store import PageStore
+from app.jobs.passwords import recall_password
 from app.jobs.task import Task
 from app.jobs.task_store import TaskStore
 from app.jobs.threads import Threads
@@ -139,7 +140,8 @@ class Downloads:
         scratch = await self._run(folder.make_scratch)
         try:
             pages = await self._run(_store_pages, scratch, self._pages, task.id)
-            document = Document(task.order.name or "Document", pages, folder.source, task.order.password)
+            password = await self._run(recall_password, folder, task.order.password_half)
+            document = Document(task.order.name or "Document", pages, folder.source, password)
             targets = {name: scratch / FORMATS[name].file_name for name in formats}
             size = await self._pool.write(
                 document, targets, FolderPictures(folder.path), options, pages=task.done, background=background

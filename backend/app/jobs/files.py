@@ -19,7 +19,7 @@ from app.results.document import Options, figure_name
 from app.results.pages import PageResult
 from app.results.writers import FORMATS
 
-_SOURCE, _IMAGES, _MADE, _SCRATCH = "source", "images", "made", "scratch-"
+_SOURCE, _PASSWORD, _IMAGES, _MADE, _SCRATCH = "source", "password", "images", "made", "scratch-"
 _LONGEST_NAME = 100
 _PICTURE = re.compile(r"images/page-[1-9][0-9]{0,9}-img-[1-9][0-9]{0,9}\.jpg")
 # What no file system of a person's machine takes, and what changes the look of the text around it.
@@ -36,6 +36,11 @@ class TaskFolder:
     def source(self) -> Path:
         """The upload."""
         return self.path / _SOURCE
+
+    @property
+    def password_half(self) -> Path:
+        """What is kept here of an encrypted upload's password."""
+        return self.path / _PASSWORD
 
     def make(self) -> None:
         """Make the folder, for this user alone."""

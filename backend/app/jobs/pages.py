@@ -21,6 +21,7 @@ from app.errors import (
 from app.ingest.choice import PageChoice
 from app.jobs.files import TaskFolder, rename_figures
 from app.jobs.page_store import PageStore
+from app.jobs.passwords import recall_password
 from app.jobs.task import Task
 from app.jobs.threads import Threads
 from app.jobs.turns import Turns
@@ -89,7 +90,7 @@ class TaskPages:
         folder = TaskFolder(self._data, task.id)
         with structlog.contextvars.bound_contextvars(job=task.id, page=number):
             try:
-                read = await self._recognise(task, number, folder.source)
+                read = await self._recognise(task, number, folder)
             except ShuttingDown:
                 await asyncio.Event().wait()  # until this is cancelled: the page is read after the next start
                 raise
@@ -119,15 +120,18 @@ class TaskPages:
             return PageResult(page.number, failure=PageFailure(StorageFull.code, StorageFull.default_detail))
         return page
 
-    async def _recognise(self, task: Task, number: int, source: Path) -> ReadPage:
+    async def _recognise(self, task: Task, number: int, folder: TaskFolder) -> ReadPage:
         """Read a page, waiting while the engine is away."""
         order, failures = task.order, 0
-        choice = PageChoice(number, order.dpi, order.password)
+        password = await self._threads.run(recall_password, folder, order.password_half)
+        choice = PageChoice(number, order.dpi, password)
         while True:
             while self._refusal() is not None:  # noqa: ASYNC110 - engines are only asked
                 await asyncio.sleep(_ENGINE_POLL_SECONDS)
             try:
-                return await self._reader.read_in_background(source, choice, order.options, f"{task.id}-{number}")
+                return await self._reader.read_in_background(
+                    folder.source, choice, order.options, f"{task.id}-{number}"
+                )
             except EngineNotReady:
                 await asyncio.sleep(_ENGINE_POLL_SECONDS)
             except (EngineFailed, OutOfMemory):

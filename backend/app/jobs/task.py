@@ -43,7 +43,7 @@ class Order:
     """What a client asks for: which pages of a document, read how.
 
     `name` is the upload's file name as the client gave it, never a path here. `pages` is written as in
-    `ranges.parse`. A higher `priority` goes first.
+    `ranges.parse`. A higher `priority` goes first. `password` is never written down; of a task, `password_half` is kept.
     """
 
     type: TaskType
@@ -52,13 +52,14 @@ class Order:
     pages: str = ""
     dpi: float = 144
     password: str = field(default="", repr=False)
+    password_half: str = field(default="", repr=False)
     priority: int = 0
     webhook_url: str = ""
     idempotency_key: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as values JSON has."""
-        return asdict(self)
+        return {**asdict(self), "password": ""}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Order:

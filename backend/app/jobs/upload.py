@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import structlog
 
-from app.errors import InternalError, PageOutOfRange, StorageFull
+from app.errors import InternalError, PageOutOfRange, PasswordRequired, StorageFull
 from app.ingest.choice import PageChoice
 from app.ingest.decoder import Decoder
 from app.jobs.files import TaskFolder
@@ -53,7 +53,17 @@ async def count_pages(decoder: Decoder, source: Path, password: str) -> int:
     raise InternalError
 
 
+async def open_upload(decoder: Decoder, source: Path, password: str) -> tuple[int, str]:
+    """Return how many pages a file has, and the password if it needs one; raises what opening it raises."""
+    if password:
+        try:
+            return await count_pages(decoder, source, ""), ""
+        except PasswordRequired:
+            pass
+    return await count_pages(decoder, source, password), password
+
+
 def fingerprint(digest: str, order: Order) -> str:
     """Return what two orders have in common that ask for the same of the same file."""
-    asked = json.dumps({**order.to_json(), "idempotency_key": "", "name": ""}, sort_keys=True)
+    asked = json.dumps({**order.to_json(), "idempotency_key": "", "name": "", "password_half": ""}, sort_keys=True)
     return hashlib.sha256(f"{digest} {asked}".encode()).hexdigest()
