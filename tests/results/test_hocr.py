@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lxml import etree
 
+from app.results.pages import PageResult
 from tests.results.documents import HEIGHT, WIDTH, failed, figure, layout, page, tag, written
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -76,3 +80,40 @@ def test_an_answer_about_the_page_has_no_place_on_it(tmp_path: Path) -> None:
     tree = parsed(written(tmp_path, "hocr", [page("A quay with ships.", mode="describe")]))
     assert of_class(tree, "ocr_line") == []
     assert "A quay with ships." in "".join(tree.itertext())
+
+
+EVERYTHING = layout(
+    *(("header", "Ships"), ("title", "# Harbour"), ("text", "a b & <c>\nd"), ("image", ""), ("equation", "\\[x\\]")),
+    *(("table", "<table><tr><td>1</td><td>2</td></tr></table>"), ("footer", "p"), ("page_number", "1")),
+)
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [
+            page(EVERYTHING, figures=(figure(100, 300, 900, 380),), dpi=144.0),
+            failed(2),
+            page("A quay.", 3, mode="describe"),
+        ],
+        [
+            page("No boxes.\nNone.", mode="plain_ocr"),
+            page(tag("Port of Kiel", 100, 100, 500, 110), 2, mode="plain_ocr"),
+        ],
+        [page("كتاب <b>\x00&", mode="plain_ocr")],
+    ],
+)
+def test_a_validator_of_others_finds_it_valid(tmp_path: Path, pages: list[PageResult]) -> None:
+    """hocr-spec, by the authors of the specification: classes, nesting, properties and metadata.
+
+    It recommends the number of pages, which is not known before the last is written.
+    """
+    (tmp_path / "a.hocr").write_bytes(written(tmp_path, "hocr", pages))
+    program = "from hocr_spec.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, "--profile", "standard", "a.hocr"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.splitlines() == [
+        "[WARN] a.hocr Recommended metadata field 'ocr-number-of-pages' missing",
+        "[OK] a.hocr Document is valid",
+    ]

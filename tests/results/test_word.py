@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import docx
+import pytest
 from docx.oxml.ns import qn
 from lxml import etree
 
@@ -75,10 +76,48 @@ def test_pages_are_parted_and_failed_ones_are_there(tmp_path: Path) -> None:
     assert len(found.element.body.findall(f".//{qn('w:br')}[@{qn('w:type')}='page']")) == 1
 
 
-def test_formulas_are_kept_as_latex(tmp_path: Path) -> None:
-    (paragraph,) = opened(tmp_path, page("\\[\\frac{a}{b}\\]")).paragraphs
-    assert paragraph.text == "\\frac{a}{b}"
-    assert paragraph.runs[0].font.name == "Cambria Math"
+def equations(folder: Path, raw: str) -> list[str]:
+    """Each equation as nested names, with what it says."""
+
+    def told(element: Any) -> str:
+        name = etree.QName(element).localname
+        if name == "r":
+            return "".join(element.itertext())
+        return f"{name}({' '.join(map(told, (part for part in element if not part.tag.endswith('Pr'))))})"
+
+    found = opened(folder, page(raw)).element.body
+    return [told(element) for element in found.iter(qn("m:oMath"))]
+
+
+@pytest.mark.parametrize(
+    ("latex", "equation"),
+    [
+        (r"\frac{a}{b}", "f(num(a) den(b))"),
+        (r"x_i^2+\sqrt[3]{y}", "sSubSup(e(x) sub(i) sup(2)) + rad(deg(3) e(y))"),
+        (r"\sum_{i=1}^{n} i = k", "nary(sub(i = 1) sup(n) e(i)) = k"),
+        (r"\int_0^1 \left(x\right]", "nary(sub(0) sup(1) e(d(e(x))))"),
+        (r"\hat{x}\overline{y}\underbrace{z}_n", "acc(e(x)) bar(e(y)) limLow(e(groupChr(e(z))) lim(n))"),
+        (r"\begin{pmatrix}a&b\\c&d\end{pmatrix}", "d(e(m(mr(e(a) e(b)) mr(e(c) e(d)))))"),
+        (r"\begin{cases}1&x\\0\end{cases}", "d(e(m(mr(e(1) e(x)) mr(e(0) e()))))"),
+        (r"\boxed{\text{if }x}", "borderBox(e(if\u00a0 x))"),
+        (r"((a)", "( d(e(a))"),
+    ],
+)
+def test_formulas_are_equations_of_word(tmp_path: Path, latex: str, equation: str) -> None:
+    assert equations(tmp_path, f"\\[{latex}\\]\n\nso \\({latex}\\) is") == [f"oMath({equation})"] * 2
+
+
+def test_a_formula_on_its_own_lines_stands_alone_and_others_in_their_sentence(tmp_path: Path) -> None:
+    alone, sentence = opened(tmp_path, page("\\[x\\]\n\nLet \\(y\\) be.")).paragraphs
+    assert [etree.QName(child).localname for child in alone._p] == ["pPr", "oMathPara"]
+    assert [etree.QName(child).localname for child in sentence._p] == ["r", "oMath", "r"]
+
+
+@pytest.mark.parametrize("latex", ["\\frac", "\\sqrt{" * 60 + "x" + "}" * 60, "(" * 60 + "x" + ")" * 60, "x" * 2001])
+def test_what_is_no_formula_or_too_deep_is_kept_as_latex(tmp_path: Path, latex: str) -> None:
+    found = opened(tmp_path, page(f"\\[{latex}\\]"))
+    assert found.paragraphs[0].text == latex
+    assert found.paragraphs[0].runs[0].font.name == "Cambria Math"
 
 
 def test_elements_stand_in_the_order_of_the_schema(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from app.results.read import ReadPage
 from app.results.rect import Rect
 from app.results.text import failure_sentence, xml_text
 
-_CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocrx_word ocr_photo ocr_table ocr_header ocr_footer ocr_pageno"
+_CAPABILITIES = (
+    "ocr_page ocr_carea ocr_par ocr_line ocrx_word ocr_photo ocr_table ocr_header ocr_footer ocr_pageno ocrp_dir"
+)
 _FLOATS: dict[Kind, str] = {
     "table": "ocr_table",
     "header": "ocr_header",
@@ -40,6 +42,7 @@ class HocrWriter:
             f'<html xmlns="http://www.w3.org/1999/xhtml" xml:lang="{language}" lang="{language}">\n<head>\n'
             f'<title>{title}</title>\n<meta http-equiv="Content-Type" content="text/html;charset=utf-8"/>\n'
             f'<meta name="ocr-system" content="deepseek-ocr-service {__version__}"/>\n'
+            f'<meta name="ocr-langs" content="{language.partition("-")[0]}"/>\n'
             f'<meta name="ocr-capabilities" content="{_CAPABILITIES}"/>\n</head>\n<body>\n'
         )
 

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
-import latex2mathml.converter
-import latex2mathml.exceptions
 import nh3
 
 from app.results.blocks import RUNNING, Block
 from app.results.content import Code, Formula, Heading, Item, Part, Span, Table
 from app.results.document import Document, Options, Pictures, figure_name
+from app.results.formulas import to_mathml
 from app.results.grid import place_cells
 from app.results.pages import PageResult
 from app.results.plain import open_text
 from app.results.read import ReadPage, read_pages
 from app.results.text import failure_sentence, xml_text
-
-_LONGEST_FORMULA = 2_000
-"""Characters; the converter's time grows faster than the formula."""
-
-# The converter's own errors, and what it has been seen to raise on what is no LaTeX.
-_NO_LATEX: tuple[type[Exception], ...] = (
-    *(
-        kind
-        for kind in vars(latex2mathml.exceptions).values()
-        if isinstance(kind, type) and issubclass(kind, Exception)
-    ),
-    *(LookupError, ValueError, TypeError, AttributeError, RecursionError, StopIteration, RuntimeError),
-)
-
-# Laid out like align*, which the converter knows.
-_ALIGNED = re.compile(r"\\(begin|end)\{(?:aligned|split|gathered)\}")
 
 _MATH = {
     "math",
@@ -269,15 +250,11 @@ def _escaped(text: str) -> str:
     return html.escape(xml_text(text), quote=False)
 
 
-@lru_cache(maxsize=256)
 def mathml(latex: str, display: str) -> str:
     """Return a formula as MathML with its LaTeX as annotation; what cannot be converted, as LaTeX in code style."""
     source = _escaped(latex)
-    try:
-        if len(latex) > _LONGEST_FORMULA:
-            raise ValueError
-        converted = latex2mathml.converter.convert(_ALIGNED.sub(r"\\\1{align*}", xml_text(latex)))
-    except _NO_LATEX:
+    converted = to_mathml(latex)
+    if converted is None:
         return f"<code>{source}</code>"
     _, _, inner = converted.partition(">")
     inner = inner.removesuffix("</math>")

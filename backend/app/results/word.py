@@ -18,6 +18,7 @@ from app.results.blocks import Block
 from app.results.content import Code, Formula, Heading, Item, Part, Span, Table, part_text
 from app.results.document import Document, Options, Pictures, figure_name
 from app.results.grid import place_cells
+from app.results.omml import omml
 from app.results.pages import PageResult
 from app.results.read import ReadPage
 from app.results.text import failure_sentence, xml_text
@@ -112,7 +113,9 @@ def _elements(part: Part) -> Iterable[Any]:
             return [_table(part, widest), _paragraph()]
         return [_paragraph(*_runs([Span(line)])) for line in part_text(part).split("\n")]
     if isinstance(part, Formula):
-        return [_paragraph(*_runs([Span(part.latex, formula=True)]), centred=True)]
+        equation = omml(part.latex, display=True)
+        runs = [equation] if equation is not None else _runs([Span(part.latex, formula=True)])
+        return [_paragraph(*runs, centred=True)]
     if isinstance(part, Code):
         return [_paragraph(*_runs([Span(part.text, frozenset({"code"}))]))]
     if isinstance(part, Heading):
@@ -185,6 +188,9 @@ def _paragraph(*runs: Any, style: str | None = None, centred: bool = False, dept
 def _runs(spans: Iterable[Span]) -> list[Any]:
     runs = []
     for span in spans:
+        if span.formula and (equation := omml(span.text, display=False)) is not None:
+            runs.append(equation)
+            continue
         run = OxmlElement("w:r")
         face = "Cambria Math" if span.formula else "Courier New" if "code" in span.styles else None
         properties = OxmlElement("w:rPr")
