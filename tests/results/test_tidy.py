@@ -31,6 +31,18 @@ def test_running_heads_go_by_their_class() -> None:
     assert texts([page(raw)], drop_running=True) == [["Body."]]
 
 
+def test_where_the_layout_names_running_heads_nothing_else_is_taken_for_one() -> None:
+    """Nor is a heading ever: chapters have names that differ by a number."""
+    named = [layout(("header", "Ships"), ("title", f"# Chapter {n}"), ("text", "So.")) for n in range(1, 5)]
+    assert texts([page(raw, n) for n, raw in enumerate(named, 1)], drop_running=True) == [
+        [f"# Chapter {n}", "So."] for n in range(1, 5)
+    ]
+    unnamed = [layout(("text", "Ships"), ("title", f"# Chapter {n}"), ("text", f"{n} is {n}")) for n in range(1, 5)]
+    assert texts([page(raw, n) for n, raw in enumerate(unnamed, 1)], drop_running=True) == [
+        [f"# Chapter {n}"] for n in range(1, 5)
+    ]
+
+
 def test_running_heads_without_a_class_go_by_repeating() -> None:
     said = [("Kiel", "Oslo", "Riga"), ("wind", "rain", "snow"), ("one", "two", "three"), ("red", "blue", "green")]
     pages = [
@@ -105,4 +117,4 @@ def test_nothing_is_joined_across_a_page_that_is_missing() -> None:
 def test_options_reach_the_files(tmp_path: Path) -> None:
     raw = layout(("header", "Ships"), ("text", "divi-\nded"))
     options = Options(drop_running=True, join_hyphens=True)
-    assert written(tmp_path, "markdown", [page(raw)], options).decode() == "<!-- page 1 -->\n\ndivided\n"
+    assert written(tmp_path, "markdown", [page(raw)], options).decode() == "<!-- Page 1 -->\n\ndivided\n"

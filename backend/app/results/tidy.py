@@ -40,12 +40,17 @@ def tidy(pages: Iterable[PageResult], options: Options) -> Iterator[tuple[PageRe
 
 
 def find_running(pages: Iterable[PageResult]) -> frozenset[str]:
-    """Return what repeats at the top or the bottom of pages, numbers written as #."""
+    """Return what repeats at the top or the bottom of pages, numbers written as #.
+
+    Nothing where the layout names running heads: it names all of them, and what else repeats is text.
+    """
     seen: Counter[str] = Counter()
     count = 0
     for page in pages:
         count += 1
         blocks = read_blocks(page)
+        if any(block.kind in RUNNING for block in blocks):
+            return frozenset()
         seen.update({_pattern(blocks[index]) for index in _edges(blocks)})
     least = max(_LEAST_PAGES, _REPEATED * count)
     return frozenset(pattern for pattern, times in seen.items() if pattern and times >= least)
@@ -63,7 +68,7 @@ def drop_running(blocks: tuple[Block, ...], running: frozenset[str]) -> tuple[Bl
 
 def _edges(blocks: tuple[Block, ...]) -> list[int]:
     """Return which blocks can be a header or footer where no class says so."""
-    texts = [index for index, block in enumerate(blocks) if block.kind in ("text", "line", "title") and block.text]
+    texts = [index for index, block in enumerate(blocks) if block.kind in ("text", "line") and block.text]
     return sorted({*texts[:_EDGE_BLOCKS], *texts[-_EDGE_BLOCKS:]})
 
 
