@@ -27,27 +27,36 @@ def read_pages(folder: Path) -> list[Image.Image]:
     return [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.jpg"))]
 
 
+def start_peer(model: Path, **arguments: Any) -> Any:
+    """Return vLLM's `LLM` with its own class, after its own recipe, and the service's share of memory."""
+    from vllm import LLM
+
+    recipe = {
+        "enable_prefix_caching": False,
+        "mm_processor_cache_gb": 0,
+        "logits_processors": [RULE],
+        "gpu_memory_utilization": 0.75,
+        "limit_mm_per_prompt": {"image": 1},
+    }
+    return LLM(model=str(model), **recipe, **arguments)
+
+
 def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     """Read all pages at once with vLLM's class, twice; returns tokens, texts, times and the embeddings' file."""
     import torch
     import vllm
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
     from app.vllm_models import encode_prompt
 
     started = time.monotonic()
-    engine = LLM(
-        model=str(options.model),
+    engine = start_peer(
+        options.model,
         dtype=options.dtype,
-        enable_prefix_caching=False,
-        mm_processor_cache_gb=0,
-        logits_processors=[RULE],
         max_model_len=options.max_model_len,
         max_num_seqs=256,
         max_num_batched_tokens=8192,
-        gpu_memory_utilization=0.75,
         enforce_eager=options.eager,
-        limit_mm_per_prompt={"image": 1},
     )
     ready = time.monotonic() - started
     ids = encode_prompt(engine.get_tokenizer(), PROMPT)

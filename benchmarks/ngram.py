@@ -34,6 +34,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 
 from app.vllm_models.ngram import NoRepeatNgram
 from app.vllm_models.ngram_state import NgramRule
+from benchmarks.machine import processor_name
 
 PERCENTILES = (50, 90, 99, 100)
 
@@ -112,13 +113,6 @@ def measure(load: Load, rule: NgramRule, device: str) -> dict[str, Any]:
         "ours_ms": after,
         "upstream_to_ours": {name: round(before[name] / after[name], 1) for name in ("p50", "cpu_mean")},
     }
-
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.processes import ROOT, write_operators, write_plugin
+
 PROMPT = "<image>\nFree OCR."
 NGRAM_SIZE, NGRAM_WINDOW = 3, 30
 THEIR_RULE = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
@@ -40,13 +41,6 @@ FLOAT32_TOLERANCE = 1e-4
 # How much farther from float32 ours may be than theirs on one page, and the two from each other than independent
 # errors would be. Which of two equally rough sums is nearer on a page is chance, to a few percent.
 CHANCE = 1.05
-# torchvision registers shapes for these operators, which its compiled libraries define.
-OPERATORS = """import torch
-
-library = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-"""
 
 
 def make_pages(count: int) -> list[Image.Image]:
@@ -238,16 +232,6 @@ def run_children(arguments: argparse.Namespace, work: Path, dtype: str) -> dict[
     return results
 
 
-def write_site(work: Path) -> None:
-    """Make vLLM's processes find the model whether or not the service is installed, and torchvision its operators."""
-    (work / "operators").mkdir()
-    (work / "operators" / "sitecustomize.py").write_text(OPERATORS)
-    info = work / "site" / "deepseek_ocr_service_parity-0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deepseek-ocr-service-parity\nVersion: 0\n")
-    (info / "entry_points.txt").write_text("[vllm.general_plugins]\ndeepseek_ocr = app.vllm_models:register\n")
-
-
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--torchvision", type=Path, help="a folder with torchvision, which vLLM's own class imports")
@@ -278,7 +262,8 @@ def main(arguments: list[str]) -> int:
 def run(options: argparse.Namespace, work: Path) -> bool:
     """Compare in float32, then in bfloat16."""
     sys.path.insert(0, str(ROOT / "backend"))
-    write_site(work)
+    write_plugin(work)
+    write_operators(work)
     if options.checkpoint is None:
         from tools.random_checkpoint import write_checkpoint
 

@@ -30,11 +30,15 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    log: Path, ready_timeout: float = 60.0, command: Sequence[str] = SERVE, **settings: object
+    log: Path,
+    ready_timeout: float = 60.0,
+    command: Sequence[str] = SERVE,
+    ready: str = "/readyz",
+    **settings: object,
 ) -> Iterator[Served]:
-    """Start `command`, which serves, on a free port, wait until it is ready, and stop it with SIGTERM.
+    """Start `command`, which serves, on a free port, wait until `ready` is answered with 200, and stop it with SIGTERM.
 
-    `settings` are environment variables, the service's settings first of all, by their names in any case. Raises
+    The port is API_PORT, and stands where the command says "{port}". `settings` are environment variables, the service's settings first of all, by their names in any case. Raises
     RuntimeError, with the log, when it does not become ready within `ready_timeout` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -49,10 +53,11 @@ def served(
     }
     with log.open("wb") as sink:
         # Another folder than the project's, so that no `.env` of the developer's is read.
-        process = subprocess.Popen(command, cwd=log.parent, env=environment, stdout=sink, stderr=sink)
+        words = [word.replace("{port}", str(port)) for word in command]
+        process = subprocess.Popen(words, cwd=log.parent, env=environment, stdout=sink, stderr=sink)
         try:
             service = Served(f"http://127.0.0.1:{port}", process, log)
-            _wait_ready(service, ready_timeout)
+            _wait_ready(service, ready, ready_timeout)
             yield service
         finally:
             process.terminate()
@@ -65,13 +70,13 @@ def served(
                 raise
 
 
-def _wait_ready(service: Served, timeout: float) -> None:
+def _wait_ready(service: Served, path: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             raise RuntimeError(f"the service ended at once:\n{service.log.read_text()}")
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{service.url}/readyz", timeout=5, trust_env=False).status_code == 200:
+            if httpx.get(f"{service.url}{path}", timeout=5, trust_env=False).status_code == 200:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"the service was not ready within {timeout} s:\n{service.log.read_text()}")

@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
+import os
 import sys
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +166,22 @@ def parameter_shapes(config: dict[str, Any]) -> dict[str, Shape]:
 def write_weights(folder: Path, config: dict[str, Any], seed: int) -> None:
     """Write the safetensors files and their index."""
     shards = list(_split(parameter_shapes(config)))
-    index: dict[str, str] = {}
-    for number, shapes in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {name: random_tensor(name, shape, seed) for name, shape in shapes.items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, file)
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    jobs = [(folder / file, shapes, seed) for file, shapes in zip(files, shards, strict=True)]
+    if len(jobs) == 1:
+        _write_shard(*jobs[0])
+    else:
+        processes = min(len(jobs), os.cpu_count() or 1)
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(_write_shard, *zip(*jobs, strict=True)))
+    index = {name: file for file, shapes in zip(files, shards, strict=True) for name in shapes}
     text = json.dumps({"metadata": {}, "weight_map": index}, indent=1)
     (folder / "model.safetensors.index.json").write_text(text)
+
+
+def _write_shard(file: Path, shapes: dict[str, Shape], seed: int) -> None:
+    tensors = {name: random_tensor(name, shape, seed) for name, shape in shapes.items()}
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _split(shapes: dict[str, Shape]) -> Iterator[dict[str, Shape]]:

@@ -1,0 +1,91 @@
+"""Ways to attend with relative positions, timed alone on the shapes that occur in SAM's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from app.vllm_models.deepencoder import SAM_PATCH, SAM_WINDOW, DeepEncoder, attend_by_keys, attend_by_mask
+from benchmarks.report import Report
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def attend_by_score(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attend with FlexAttention, which adds the row and column scores inside its kernel."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    side = rows.shape[-1]
+
+    def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score + rows[batch, head, query, key // side] + columns[batch, head, query, key % side]
+
+    return flex_attention(q.contiguous(), k.contiguous(), v.contiguous(), score_mod=add)
+
+
+def attend_by_even_keys(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attend by keys with values as wide as the keys, which FlashAttention asks for."""
+    wide = torch.nn.functional.pad(v, (0, rows.shape[-1] + columns.shape[-1]))
+    return attend_by_keys(q, k, wide, rows, columns)[..., : v.shape[-1]]
+
+
+def ways() -> Iterator[tuple[str, Attend]]:
+    """Yield every way by name: mask and keys with each of PyTorch's kernels and compiled, and FlexAttention compiled."""
+    for name, attend in (("mask", attend_by_mask), ("keys", attend_by_keys), ("even keys", attend_by_even_keys)):
+        yield name, attend
+        for kernel, backend in BACKENDS.items():
+            yield f"{name}, {kernel}", restricted(attend, backend)
+        yield f"{name}, compiled", torch.compile(attend, dynamic=False)
+    yield "score, compiled", torch.compile(attend_by_score, dynamic=False)
+
+
+def restricted(attend: Attend, backend: SDPBackend) -> Attend:
+    def call(*tensors: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return attend(*tensors)
+
+    return call
+
+
+def shapes(cases: Any) -> Iterator[tuple[str, int, int]]:
+    """Yield name, batch and side of what blocks attend over: whole views, and their windows."""
+    for pixels, counts in cases:
+        side, count = pixels // SAM_PATCH, counts[min(1, len(counts) - 1)]
+        windows = count * (-(-side // SAM_WINDOW)) ** 2
+        yield f"{count} views of {side} x {side}", count, side
+        yield f"{windows} windows of {SAM_WINDOW} x {SAM_WINDOW}", windows, SAM_WINDOW
+
+
+def measure_attention(
+    encoder: DeepEncoder, cases: Any, report: Report, mean_seconds: Callable[[Callable[[], Any], str], float]
+) -> None:
+    """Time every way on every shape; a way that cannot run says why."""
+    device, dtype = encoder.image_newline.device, encoder.image_newline.dtype
+    heads = encoder.config.sam_heads
+    width = encoder.config.sam_width // heads
+    generator = torch.Generator(device).manual_seed(0)
+    for shape, batch, side in shapes(cases):
+        sizes = [*[(batch, heads, side * side, width)] * 3, *[(batch, heads, side * side, side)] * 2]
+        inputs = [torch.randn(size, generator=generator, device=device, dtype=dtype) for size in sizes]
+        few = [tensor[:1].float() for tensor in inputs]
+        exact = attend_by_mask(*few)
+        for name, attend in ways():
+            torch.compiler.reset()
+            try:
+                off = float((attend(*inputs)[:1].float() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+                seconds = mean_seconds(lambda attend=attend, inputs=inputs: attend(*inputs), device.type)
+            except Exception as error:  # noqa: BLE001 - kernels refuse shapes and devices in many ways
+                lines = str(error).strip().splitlines() or [""]
+                report.add(f"{shape}, {name}", {"left_out": f"{type(error).__name__}: {lines[-1][:160]}"})
+                continue
+            report.add(f"{shape}, {name}", {"ms": round(seconds * 1000, 3), "rms": round(off, 6)})
