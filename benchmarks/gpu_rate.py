@@ -160,6 +160,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="arguments of vLLM's LLM for one run of `peer`; default: none, 256 and 512 sequences",
     )
     parser.add_argument("--serve-args", default="", help="further arguments of `vllm serve`, in one string")
+    parser.add_argument("--warm", action="store_true", help="`http` without the start with cold caches")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--max-model-len", type=int, default=8192)
     parser.add_argument("--eager", action="store_true", help="all sides without compiled graphs")

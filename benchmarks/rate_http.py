@@ -31,11 +31,12 @@ OPEN_SECONDS, ALONE = 20, 4
 
 
 def run(options: argparse.Namespace, settings: dict[str, Any], report: Report) -> None:
-    """Start the service twice, and put the second, whose caches are warm, through every load."""
+    """Start the service twice, once with --warm, and put the last, whose caches are warm, through every load."""
     caches = cache_folders(options.work)
-    shutil.rmtree(options.work / "caches", ignore_errors=True)  # the model's file may stay in the kernel's cache
+    if not options.warm:
+        shutil.rmtree(options.work / "caches", ignore_errors=True)  # the model's file may stay in the kernel's cache
     variables = {name: value for name, value in environment(options.site).items() if name.isupper()}
-    for name in ("cold", "warm"):
+    for name in ("cold", "warm")[options.warm :]:
         started, log = time.monotonic(), options.work / f"service-{name}.log"
         with served(log, options.ready_timeout, **variables | caches | settings) as service:
             report.add(f"start, {name} caches", {"ready_s": round(time.monotonic() - started, 1)})
@@ -63,12 +64,17 @@ def watch(options: argparse.Namespace, service: Served, load: Load) -> dict[str,
     """Return the figures of a load with those of the service and its clients."""
     with watched(service.process.pid) as busy, sampled(service) as peaks:
         answers, client = run_load(service.url, load, options.clients)
-    return summarise(answers) | {"client_percent": round(100 * client), **peaks} | busy
+    figures = summarise(answers)
+    # In milliseconds of processor time: the service's own process, in which nothing but its event loop is busy.
+    for name, count in (("front_end_ms_a_page", figures["pages"]), ("front_end_ms_a_token", figures["output_tokens"])):
+        figures[name] = round(1000 * peaks["front_end_s"] / max(1, count), 4)
+    return figures | {"client_percent": round(100 * client), **peaks} | busy
 
 
 @contextlib.contextmanager
 def sampled(service: Served) -> Iterator[dict[str, Any]]:
-    """Watch the service's own process: the dictionary holds the most of each gauge and of its memory at the end."""
+    """Watch the service's own process: at the end the dictionary holds the most of each gauge and of its memory, and
+    the processor seconds it took."""
     process, peaks, done = psutil.Process(service.process.pid), {}, threading.Event()
 
     def sample() -> None:
@@ -80,7 +86,7 @@ def sampled(service: Served) -> Iterator[dict[str, Any]]:
                 for name, value in seen.items():
                     peaks[f"most_{name}"] = round(max(value, peaks.get(f"most_{name}", 0)))
 
-    before = process.memory_full_info().pss / 1e6
+    before, spent = process.memory_full_info().pss / 1e6, sum(process.cpu_times()[:2])
     thread = threading.Thread(target=sample)
     thread.start()
     try:
@@ -89,6 +95,7 @@ def sampled(service: Served) -> Iterator[dict[str, Any]]:
         done.set()
         thread.join()
         peaks["pss_before_mb"] = round(before)
+        peaks["front_end_s"] = round(sum(process.cpu_times()[:2]) - spent, 2)
 
 
 def read_gauges(text: str) -> dict[str, float]:

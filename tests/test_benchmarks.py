@@ -1,0 +1,101 @@
+"""The arithmetic of the benchmarks that run on a GPU, which no test has."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from benchmarks.busy import read_threads
+from benchmarks.gpu_decode import step_seconds
+from benchmarks.gpu_rate import parse, plan, service_settings
+from benchmarks.rate_http import read_gauges
+from benchmarks.report import Report, read_result
+from benchmarks.uploads import Answer, Load, arrival_times, summarise
+from tools.tune_moe import BATCHES, SHARED_BYTES, candidates, write_table
+
+METRICS = """# HELP ocr_queue_depth Requests accepted and not yet answered.
+ocr_queue_depth 12.0
+ocr_queue_depth_other 99.0
+vllm:num_requests_running{engine="0",model_name="m"} 8.0
+"""
+
+
+def answer(began: float, ended: float, tokens: int, status: int = 200) -> Answer:
+    return Answer(status, began, ended, 0.5 if status == 200 else None, tokens, 907, "length", "text")
+
+
+def test_a_load_is_summed_up_over_the_time_from_its_first_byte_to_its_last():
+    figures = summarise([answer(10.0, 12.0, 600), answer(10.5, 14.0, 600), answer(11.0, 11.1, 0, status=429)])
+    assert figures["seconds"] == 4.0
+    assert figures["pages_per_s"] == 0.5
+    assert figures["tokens_per_s"] == 300
+    assert figures["tokens_a_page"] == {600: 2}
+    assert figures["statuses"] == {"200": 2, "429": 1}
+    assert figures["latency_s"] == {"p50": 2.75, "p99": 3.485}
+
+
+def test_pages_arrive_at_random_at_their_rate_and_the_same_way_again():
+    load = Load(Path(), 2000, 600, rate=20.0)
+    times = arrival_times(load)
+    assert times == arrival_times(load)
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(100, rel=0.1)
+    assert set(arrival_times(Load(Path(), 3, 600))) == {0.0}
+
+
+def test_a_step_is_timed_while_all_sequences_decode():
+    first = [(0.0, 1), (2.0, 17), (4.0, 33)]
+    last = [(1.0, 1), (3.4, 17), (5.8, 33)]
+    assert step_seconds([first, last]) == pytest.approx(2.4 / 16)
+    assert step_seconds([[(0.0, 1), (1.0, 2)], [(2.0, 1), (3.0, 2)]]) is None
+
+
+def test_gauges_are_read_by_their_whole_names():
+    assert read_gauges(METRICS) == {"accepted": 12.0, "vllm_running": 8.0, "vllm_waiting": 0.0}
+
+
+def test_a_report_is_whole_after_every_figure(tmp_path):
+    file = tmp_path / "result.json"
+    Report(file, "http").add("one", {"pages_per_s": 3.0})
+    Report(file, "peer").add("one", {"pages_per_s": 1.0})
+    assert read_result(file) == {
+        "parts": {"http": {"one": {"pages_per_s": 3.0}}, "peer": {"one": {"pages_per_s": 1.0}}}
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_variant_adds_to_what_was_asked_of_every_part():
+    variant = '{"max_num_seqs": 512, "engine_args": {"kv_cache_dtype": "fp8"}}'
+    asked = ["--setting", 'ENGINE_ARGS={"stream_interval": 1}', "--variant", variant]
+    options = parse(["--model", "m", "--parts", "engine", "http", *asked])
+    jobs = plan(options)
+    assert [part for part, _ in jobs] == ["engine", "engine", "http"]
+    settings = service_settings(options, jobs[1][1])
+    assert settings["max_num_seqs"] == 512
+    assert json.loads(settings["engine_args"]) == {"dtype": "bfloat16", "stream_interval": 1, "kv_cache_dtype": "fp8"}
+
+
+def test_own_threads_are_found_by_name():
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    try:
+        assert thread.native_id in read_threads(os.getpid())
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_every_candidate_for_the_experts_fits_into_shared_memory(tmp_path):
+    for batch in BATCHES:
+        configs = candidates(batch)
+        assert configs
+        for it in configs:
+            tiles = it["BLOCK_SIZE_K"] * (it["BLOCK_SIZE_M"] + it["BLOCK_SIZE_N"])
+            assert 2 * it["num_stages"] * tiles <= SHARED_BYTES
+    write_table(tmp_path / "table.json", {64: candidates(64)[0], 8: candidates(8)[0]})
+    assert list(json.loads((tmp_path / "table.json").read_text())) == ["8", "64"]
