@@ -82,7 +82,7 @@ def sampled(service: Served) -> Iterator[dict[str, Any]]:
             while not done.wait(SAMPLE_SECONDS):
                 seen = read_gauges(client.get("/metrics").text)
                 seen["pss_mb"] = process.memory_full_info().pss / 1e6
-                seen["pages_in_memory"] = max(0.0, seen["accepted"] - seen["vllm_running"])
+                seen["not_running"] = max(0.0, seen["accepted"] - seen["vllm_running"])
                 for name, value in seen.items():
                     peaks[f"most_{name}"] = round(max(value, peaks.get(f"most_{name}", 0)))
 

@@ -47,7 +47,7 @@ def prepare_process(exchange: Exchange) -> None:
 def keep_freed_memory() -> None:
     """Have malloc keep what a page has freed for the next one, instead of giving it back to the kernel.
 
-    An A4 page at 150 dpi that is cut into views costs 9,000 page faults otherwise, a fifth of its processor time. glibc only.
+    Cutting an A4 page at 150 dpi into views costs up to 9,000 page faults otherwise, a fifth of its processor time. glibc only.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
