@@ -1,7 +1,7 @@
 """The one file with branches on vLLM's version; everything else is written for the newest spelling.
 
-Proved on CPU builds by `make compat`, which writes docs/vllm-compatibility-matrix.md; 0.33.0 by reading. Each branch says
-from which release it applies, why, and when it can go. Importing this module imports vLLM.
+Proved by `make compat`, which writes docs/vllm-compatibility-matrix.md. Each branch says from which release it applies, why,
+and when it can go. Importing this module imports vLLM.
 """
 
 from __future__ import annotations
@@ -299,6 +299,8 @@ def language_model(config: VllmConfig, hf_config: Any, prefix: str) -> nn.Module
         for module in model.modules():
             if hasattr(module, "pack_params"):
                 module.forward = MethodType(_run_experts, module)
+    if (0, 20) <= VLLM_VERSION < (0, 25) and current_platform.is_cpu():
+        _mend_activation()
     return model
 
 
@@ -314,6 +316,19 @@ def _run_experts(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         if len(rows):
             total.index_add_(0, rows, expert(hidden_states[rows]) * weights[rows, places, None].to(total.dtype))
     return total
+
+
+def _mend_activation() -> None:
+    """Give vLLM's experts on the CPU their activation as a function, as the releases before and after do.
+
+    From 0.20 to 0.24 they make a layer of it at each step, which vLLM refuses outside of loading; float32 on a processor
+    with AMX comes that way. Goes when the oldest supported release is 0.25.
+    """
+    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+    from vllm.model_executor.layers.fused_moe.cpu_fused_moe import _CPU_MOE_ACT_FN
+
+    _CPU_MOE_ACT_FN[MoEActivation.SILU] = SiluAndMul.forward_native
 
 
 @contextmanager

@@ -21,6 +21,8 @@ if VLLM_VERSION < (0, 11, 1):
     names["A"] = 1
 def choices():
     return VLLM_VERSION >= (0, 12)
+def mend():
+    return "mended" if (0, 13) <= VLLM_VERSION < (0, 14) else "whole"
 """
 
 
@@ -28,11 +30,13 @@ def test_each_comparison_is_a_shim_named_by_what_it_decides() -> None:
     assert [(shim.name, shim.newest, shim.line) for shim in find_shims(SAMPLE)] == [
         ("hook-0.15", True, 2),
         ("A-0.11.1", False, 3),
+        ("mend-0.14", False, 8),
     ]
 
 
 def test_a_shim_serves_the_releases_before_the_one_it_names() -> None:
-    hook, a = find_shims(SAMPLE)
+    hook, a, mend = find_shims(SAMPLE)
+    assert [mend.serves(version) for version in ("0.12.0", "0.13.0", "0.13.2", "0.14.0")] == [False, True, True, False]
     assert [hook.serves(version) for version in ("0.14.1", "0.15.0", "0.15.1")] == [True, False, False]
     assert [a.serves(version) for version in ("0.11.0", "0.11.1", "0.11.2")] == [True, False, False]
     assert telling([hook, a], ["0.11.2", "0.16.0"]) == [hook]
@@ -40,14 +44,17 @@ def test_a_shim_serves_the_releases_before_the_one_it_names() -> None:
 
 
 def test_taking_shims_out_leaves_what_the_newest_release_gets() -> None:
-    hook, a = find_shims(SAMPLE)
+    hook, a, mend = find_shims(SAMPLE)
+    assert without(SAMPLE, [mend]) == SAMPLE.replace("(0, 13) <= VLLM_VERSION < (0, 14)", "False")
     assert without(SAMPLE, [hook]) == SAMPLE.replace("VLLM_VERSION >= (0, 15)", "True")
     assert without(SAMPLE, [a]) == SAMPLE.replace("VLLM_VERSION < (0, 11, 1)", "False")
     assert without(SAMPLE, [a, hook]) == without(without(SAMPLE, [a]), [hook])
     assert without(SAMPLE, []) == SAMPLE
 
 
-@pytest.mark.parametrize("comparison", ["VLLM_VERSION == (0, 15)", "VLLM_VERSION > (0, 15)"])
+@pytest.mark.parametrize(
+    "comparison", ["VLLM_VERSION == (0, 15)", "VLLM_VERSION > (0, 15)", "(0, 12) < VLLM_VERSION < (0, 15)"]
+)
 def test_a_comparison_that_cannot_be_taken_out_is_refused(comparison: str) -> None:
     with pytest.raises(ValueError, match="line 1: compare VLLM_VERSION by >= or <"):
         find_shims(f"new = {comparison}\n")

@@ -1,8 +1,8 @@
 """Take the shims out of vllm_compat.py one by one, and see which releases notice: python -m tools.compat.shims RELEASE...
 
-A shim is a comparison of VLLM_VERSION with the release from which it is not needed any more. Taking it out is
-writing what the comparison gives on the newest release. Releases before that one must then fail a contract, and all
-others must go on fulfilling every one; for these it is enough to take out, at once, all shims that do not serve them.
+A shim is a comparison of VLLM_VERSION with the release from which it is not needed any more, and perhaps with the one from
+which it is. Taking it out is writing what the comparison gives on the newest release. Releases between must then fail a
+contract, and all others must go on fulfilling every one; for these it is enough to take out, at once, all shims that do not serve them.
 Given several releases, only the shims that serve some of them and not all are looked at.
 """
 
@@ -31,9 +31,10 @@ _COPIED, _LINKED = ("backend", "tests", "tools", "benchmarks", "pyproject.toml")
 
 @dataclass(frozen=True)
 class Shim:
-    """One comparison in the source: where it stands, and the release from which it is not needed."""
+    """One comparison in the source: where it stands, the release from which it is needed, and the one from which not."""
 
     owner: str
+    since: tuple[int, ...]
     bound: tuple[int, ...]
     newest: bool
     line: int
@@ -44,7 +45,7 @@ class Shim:
         return f"{self.owner}-{'.'.join(map(str, self.bound))}"
 
     def serves(self, version: str) -> bool:
-        return numbers(version) < self.bound
+        return self.since <= numbers(version) < self.bound
 
 
 def find_shims(source: str) -> list[Shim]:
@@ -53,17 +54,34 @@ def find_shims(source: str) -> list[Shim]:
     named = ((statement, _name(statement)) for statement in ast.parse(source).body)
     for statement, owner in (pair for pair in named if pair[1] not in _NO_SHIM):
         for node in ast.walk(statement):
-            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "VLLM_VERSION":
+            if isinstance(node, ast.Compare) and "VLLM_VERSION" in [ast.unparse(term) for term in _terms(node)]:
                 found.append(_shim(node, owner))
     return sorted(found, key=lambda shim: (shim.line, shim.columns))
 
 
+def _terms(node: ast.Compare) -> list[ast.expr]:
+    return [node.left, *node.comparators]
+
+
 def _shim(node: ast.Compare, owner: str) -> Shim:
-    (operator,), (other,) = node.ops, node.comparators
-    if not isinstance(operator, ast.GtE | ast.Lt) or node.lineno != node.end_lineno or node.end_col_offset is None:
-        raise ValueError(f"line {node.lineno}: compare VLLM_VERSION by >= or <, on one line.")
+    match node:
+        case ast.Compare(left=ast.Name(), ops=[ast.GtE() | ast.Lt()], comparators=[bound]):
+            since: ast.expr = ast.Tuple([])
+        case ast.Compare(left=since, ops=[ast.LtE(), ast.Lt()], comparators=[ast.Name(), bound]):
+            pass
+        case _:
+            raise _wrong(node)
+    if node.lineno != node.end_lineno or node.end_col_offset is None:
+        raise _wrong(node)
     columns = (node.col_offset, node.end_col_offset)
-    return Shim(owner, ast.literal_eval(other), isinstance(operator, ast.GtE), node.lineno, columns)
+    newest = isinstance(node.ops[0], ast.GtE)
+    return Shim(owner, ast.literal_eval(since), ast.literal_eval(bound), newest, node.lineno, columns)
+
+
+def _wrong(node: ast.Compare) -> ValueError:
+    return ValueError(
+        f"line {node.lineno}: compare VLLM_VERSION by >= or <, or between two releases by <= and <, on one line."
+    )
 
 
 def _name(statement: ast.stmt) -> str:
