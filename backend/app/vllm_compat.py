@@ -57,7 +57,8 @@ def find_adapter(version: tuple[int, int, int]) -> str | None:
 def check_supported(version: tuple[int, int, int], text: str) -> None:
     """Raise UnsupportedVllm for a release this module was not written for."""
     if (version < (*OLDEST, OLDEST_PATCH) or version[:2] > NEWEST) and find_adapter(version) is None:
-        raise UnsupportedVllm(f"vLLM {text} is not supported; install a release from {SUPPORTED}.")
+        others = "".join(f", or {'.'.join(map(str, one))}" for one in ADAPTERS if find_adapter(one) is not None)
+        raise UnsupportedVllm(f"vLLM {text} is not supported; install a release from {SUPPORTED}{others}.")
 
 
 def check_runner(version: tuple[int, int, int], text: str, variables: Mapping[str, str]) -> None:

@@ -46,6 +46,19 @@ def test_a_contract_that_failed_or_is_missing_is_not_green() -> None:
     assert is_green(result())
     assert not is_green(result(FAILED))
     assert not is_green(result(contracts={"text": PASSED}))
+    assert not is_green(result(failures=["sources: vllm.config has no VllmConfig"]))
+
+
+def test_a_release_with_another_s_libraries_is_marked_and_explained(tmp_path: Path) -> None:
+    write_results(tmp_path, {"0.33.0": result(libraries="0.32.0", source_checks=108), "0.32.0": result()})
+    page = (tmp_path / "vllm-compatibility-matrix.md").read_text("utf-8")
+    assert "\n| 0.33.0 \\* | 2.10.0 | yes |" in page
+    assert "\n| 0.32.0 | 2.10.0 | yes |" in page
+    assert (
+        "\n\\* vLLM 0.33.0 has no CPU build: the Python of its wheel for CUDA ran with the compiled libraries of 0.32.0's CPU "
+        "build.\nFor what only a GPU runs, `python -m tools.compat.source 0.33.0` looked at 108 names, calls and methods in that "
+        "wheel's sources.\n"
+    ) in page
 
 
 def test_the_releases_are_listed_for_a_matrix_of_jobs() -> None:

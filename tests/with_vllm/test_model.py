@@ -267,7 +267,7 @@ def test_a_release_outside_the_supported_range_is_refused_by_name(version: str) 
 
     with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
         vllm_compat.check_supported(vllm_compat.parse_version(version), version)
-    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.10.2 to 0.33."
+    assert str(caught.value) == f"vLLM {version} is not supported; install a release from 0.10.2 to 0.33, or 0.8.5."
     for supported in ("0.10.2", "0.11.0", "0.33.1.dev3+g123"):
         vllm_compat.check_supported(vllm_compat.parse_version(supported), "")
 

@@ -230,6 +230,11 @@ def test_further_engine_arguments_reach_vllm_but_not_those_the_service_owns(tmp_
     )
     fixed = VllmOptions(engine_args={"hf_overrides": {}})
     assert "the service sets it itself" in sentence_of(engine_arguments, fixed, tmp_path)
+    watermark = VllmOptions(engine_args={"watermark_config": {}})
+    assert sentence_of(engine_arguments, watermark, tmp_path) == (
+        "ENGINE_ARGS must not hold 'watermark_config'; it needs vLLM's model runner V2, which does not keep the no-repeat "
+        "n-gram rule."
+    )
 
 
 @pytest.mark.parametrize(

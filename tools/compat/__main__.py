@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from tools.compat.contracts import FAILED, NOT_RUN, Outcome
-from tools.compat.environment import ROOT, EnvironmentFailed, install_uv, make_environment, remove_environment
+from tools.compat.environment import ROOT, install_uv, make_environment, remove_environment
+from tools.compat.failure import EnvironmentFailed
 from tools.compat.record import FOLDER, Result, is_green, read_results, source_hash, write_results
 from tools.compat.releases import RELEASES, Release, find
 from tools.compat.running import run_contracts
@@ -62,7 +63,7 @@ def run_release(release: Release, work: Path, keep: bool) -> Result:
     log = work / "logs" / f"{release.version}.log"
     log.write_text("")
     sources, begun = source_hash(), time.monotonic()
-    outcome, packages = Outcome(), {"torch": release.torch}
+    outcome, packages, looked_at = Outcome(), {"torch": release.torch}, 0
     _say(f"{release.version}: making the environment")
     made = ran = begun
     try:
@@ -72,6 +73,8 @@ def run_release(release: Release, work: Path, keep: bool) -> Result:
         _say(f"{release.version}: running the contracts ({made - begun:.0f} s for the environment)")
         outcome = run_contracts(environment, work, log)
         ran = time.monotonic()
+        if release.libraries is not None:
+            looked_at = _check_sources(release, work, outcome)
     except EnvironmentFailed as error:
         outcome.failures.append(f"environment: {error}")
     finally:
@@ -85,7 +88,17 @@ def run_release(release: Release, work: Path, keep: bool) -> Result:
         "packages": packages,
         "seconds": {"environment": round(made - begun), "contracts": round(max(0.0, ran - made))},
         "sources": sources,
+        **({"libraries": release.libraries, "source_checks": looked_at} if release.libraries is not None else {}),
     }
+
+
+def _check_sources(release: Release, work: Path, outcome: Outcome) -> int:
+    """Add what is wrong with the release's own sources to the outcome; return how much was looked at."""
+    from tools.compat.source import check_release  # needs the service's packages, which --list does without
+
+    findings = check_release(release.version, work)
+    outcome.failures += [f"sources: {fault}" for fault in findings.faults]
+    return findings.checked
 
 
 def _report(version: str, outcome: Outcome, log: Path) -> None:

@@ -38,7 +38,7 @@ class Outcome:
 
     @property
     def green(self) -> bool:
-        return set(self.contracts.values()) == {PASSED}
+        return set(self.contracts.values()) == {PASSED} and not self.failures
 
 
 def read_outcome(report: Path) -> Outcome:

