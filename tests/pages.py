@@ -9,7 +9,7 @@ from tests.process import ROOT
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.rglob("*.md")
-    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    if not any(part.startswith(".") or part == "build" for part in path.relative_to(ROOT).parts)
 )
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -109,3 +109,28 @@ def test_with_vllm_it_names_a_variable_that_would_drop_the_no_repeat_rule():
         "with VLLM_USE_V2_MODEL_RUNNER=1 would drop the no-repeat n-gram rule; unset it: the rule works on releases "
         "from 0.10.2 to 0.33 in engine V1 with model runner V1."
     )
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_version() is None, reason="vLLM is not installed")
+def test_with_vllm_it_says_where_a_model_that_is_not_here_would_come_from(tmp_path: Path):
+    """Or that it may not be downloaded."""
+    told = {"INFERENCE_ENGINE": "vllm_direct", "MODEL_PATH": "somebody/no-such-model", "HF_HOME": str(tmp_path)}
+    found = json.loads(doctor("--json", **told).stdout)
+    assert (found["would_run"], found["choices"][-1]) == (
+        True,
+        {
+            "what": "download",
+            "why": "somebody/no-such-model is no folder, and the cache has no whole copy; the first start downloads it from the "
+            "Hugging Face hub",
+        },
+    )
+    offline = doctor("--json", **told, HF_HUB_OFFLINE="1")
+    assert (offline.returncode, json.loads(offline.stdout)["problems"]) == (
+        1,
+        [
+            "The model somebody/no-such-model is not on this machine, and HF_HUB_OFFLINE forbids its download. Unset "
+            "HF_HUB_OFFLINE, or set MODEL_PATH to a folder that holds the model."
+        ],
+    )

@@ -17,14 +17,13 @@ from app import __version__
 from app.engine.hardware import Gpu, available_memory, list_gpus
 from app.engine.model_folder import (
     cached_model,
+    check_download,
     check_folder,
-    looks_like_hub_name,
-    read_config,
+    check_hub_name,
+    folder_faults,
     read_notice,
-    weight_bytes,
 )
-from app.engine.vllm_loading import check_plugin, vllm_version
-from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
+from app.engine.vllm_loading import check_device, check_memory, check_plugin, vllm_version
 from app.engine.vllm_options import VllmOptions, engine_arguments
 from app.errors import EngineStartError
 
@@ -127,7 +126,7 @@ def _examine_vllm(report: Report, options: VllmOptions, needed: bool) -> None:
         try:
             step(report, options)
         except EngineStartError as error:
-            problems.append(error.detail)
+            problems += [error.detail] if error.detail not in problems else []
     if needed:
         report.problems += problems
 
@@ -149,11 +148,10 @@ def _library(report: Report, options: VllmOptions) -> None:
     import torch
 
     report.torch, report.cuda = torch.__version__, torch.version.cuda
-    report.device = compat.current_platform.device_type or "no device"
+    report.device = compat.current_platform.device_type or "nothing"
     report.ships_own_class = "DeepseekOCRForCausalLM" in compat.ModelRegistry.get_supported_archs()
     report.choices += [Choice(what, why) for what, why in compat.choices()]
-    if not compat.current_platform.device_type:
-        raise EngineStartError("vLLM finds no GPU that it can use. Check nvidia-smi, and the container's GPU access.")
+    check_device(compat.current_platform.device_type)
     known = compat.AsyncEngineArgs.__dataclass_fields__
     if unknown := sorted(set(engine_arguments(options, Path())) - set(known)):
         raise EngineStartError(
@@ -162,25 +160,23 @@ def _library(report: Report, options: VllmOptions) -> None:
 
 
 def _model(report: Report, options: VllmOptions) -> None:
-    report.model = options.model_path
-    folder: Path | None = Path(options.model_path).expanduser()
-    if folder is not None and not folder.is_dir():
-        if not looks_like_hub_name(options.model_path):
-            raise EngineStartError(f"MODEL_PATH is {options.model_path}, and there is no such folder.")
-        folder = cached_model(options.model_path, options.use_modelscope)
-    if folder is None:
-        report.choices.append(
-            Choice("download", f"{options.model_path} is not in the cache; the first start downloads it")
-        )
-        return
+    name = report.model = options.model_path
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        check_hub_name(name)
+        cached = cached_model(name, options.use_modelscope)
+        if cached is None or folder_faults(cached):
+            check_download(name, options.use_modelscope)
+            hub = "ModelScope" if options.use_modelscope else "the Hugging Face hub"
+            why = f"{name} is no folder, and the cache has no whole copy; the first start downloads it from {hub}"
+            report.choices.append(Choice("download", why))
+            return
+        folder = cached
     report.model_folder = str(folder)
     report.notice = read_notice(str(folder))
     check_folder(folder, weights=options.engine_args.get("load_format") != "dummy")
-    need = estimate_need(read_config(folder), weight_bytes(folder), options.max_model_len)
-    if report.device == "cuda" and report.gpus:
-        check_gpu_memory(need, report.gpus, options.tensor_parallel_size, options.gpu_memory_utilization)
-    elif report.device == "cpu":
-        check_cpu_memory(need, available_memory(), None)
+    if report.device is not None:  # vLLM could be imported
+        check_memory(options, folder)
 
 
 def _why(engine: str, vllm: str | None) -> str:

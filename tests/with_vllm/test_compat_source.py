@@ -88,6 +88,16 @@ def test_what_an_older_release_gets_does_not_fit_the_installed_one(installed: Pa
     assert any("_call_hf_processor" in fault or "_PicturesAndPrompt" in fault for fault in faults), faults
 
 
+def test_a_name_for_type_checkers_alone_is_not_there(tmp_path: Path) -> None:
+    """One that the module makes when it is asked for is."""
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from os import Typed, Lazy\nif 1:\n    here = 1\n"
+    (tmp_path / "typed.py").write_text(text)
+    (tmp_path / "lazy.py").write_text(f"{text}def __getattr__(name):\n    return {{'Lazy': 1}}[name]\n")
+    sources = Sources(tmp_path)
+    assert [sources.has("typed", name) for name in ("Typed", "Lazy", "here", "nowhere")] == [False, False, True, False]
+    assert [sources.has("lazy", name) for name in ("Typed", "Lazy", "here", "nowhere")] == [False, True, True, False]
+
+
 def test_a_release_is_read_with_the_branches_it_takes_and_no_others() -> None:
     old, new = read((0, 13, 0)), read((0, 33, 0))
     assert {"_FieldWiseModel", "_PicturesAndPrompt"} & set(old.classes) == {"_PicturesAndPrompt"}

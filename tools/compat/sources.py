@@ -25,6 +25,16 @@ class Module:
         return {name: statement for statement in _statements(self.tree.body) for name in _bound(statement)}
 
     @cached_property
+    def typed_only(self) -> set[str]:
+        """Names that are there for type checkers alone."""
+        found = [
+            node for node in self.tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ]
+        typed = {name for node in found for statement in node.body for name in _bound(statement)}
+        others = (statement for node in self.tree.body if node not in found for statement in _statements([node]))
+        return typed - {name for statement in others for name in _bound(statement)}
+
+    @cached_property
     def stars(self) -> list[str]:
         found = [node for node in _statements(self.tree.body) if isinstance(node, ast.ImportFrom)]
         return [self.origin(node) for node in found if node.names[0].name == "*"]
@@ -73,7 +83,8 @@ class Sources:
         found = self.module(module)
         if found is None:
             return False
-        known = name in found.names or name in found.lazy or self.module(f"{module}.{name}") is not None
+        known = (name in found.names and name not in found.typed_only) or name in found.lazy
+        known = known or self.module(f"{module}.{name}") is not None
         return known or any(self.has(star, name) for star in found.stars)
 
     def find(self, module: str, name: str) -> Class | Function | None:

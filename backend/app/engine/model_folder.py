@@ -30,10 +30,7 @@ def find_model(model_path: str, use_modelscope: bool = False, *, weights: bool =
     if folder.is_dir():
         check_folder(folder, weights=weights)
         return folder
-    if not looks_like_hub_name(model_path):
-        raise EngineStartError(
-            f"MODEL_PATH is {model_path}, and there is no such folder. Set it to the model's folder."
-        )
+    check_hub_name(model_path)
     cached = cached_model(model_path, use_modelscope)
     if cached is not None and not folder_faults(cached):
         check_folder(cached)
@@ -44,10 +41,24 @@ def find_model(model_path: str, use_modelscope: bool = False, *, weights: bool =
     return downloaded
 
 
-def looks_like_hub_name(model_path: str) -> bool:
-    """Say whether a path that is no folder may be the name of a model on a hub."""
+def check_hub_name(model_path: str) -> None:
+    """Raise EngineStartError where a path that is no folder cannot be the name of a model on a hub either."""
     owner, slash, name = model_path.partition("/")
-    return bool(slash and owner and name) and "/" not in name and owner not in (".", "..", "~")
+    if not (slash and owner and name) or "/" in name or owner in (".", "..", "~"):
+        raise EngineStartError(
+            f"MODEL_PATH is {model_path}, and there is no such folder. Set it to the model's folder."
+        )
+
+
+def check_download(name: str, use_modelscope: bool) -> None:
+    """Raise EngineStartError where a model that is not here may not be downloaded."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE and not use_modelscope:
+        raise EngineStartError(
+            f"The model {name} is not on this machine, and HF_HUB_OFFLINE forbids its download. "
+            "Unset HF_HUB_OFFLINE, or set MODEL_PATH to a folder that holds the model."
+        )
 
 
 def check_folder(folder: Path, *, weights: bool = True) -> None:

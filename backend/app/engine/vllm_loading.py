@@ -127,7 +127,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
         _register_class(compat)
-        _check_memory(options, folder)
+        check_memory(options, folder)
         log.info(CREATING)
         try:
             engine_args = compat.make_engine_args(**arguments)
@@ -205,11 +205,21 @@ def _register_class(compat: Any) -> None:
         compat.ModelRegistry.register_model(ARCHITECTURE, DeepseekOCRForCausalLM)
 
 
-def _check_memory(options: VllmOptions, folder: Path) -> None:
+def check_device(device: str) -> None:
+    """Raise EngineStartError where vLLM's `device_type` says that it found nothing to run on."""
+    if not device:
+        raise EngineStartError(
+            "vLLM finds no GPU that it can use. Check nvidia-smi, and that the container was started with the GPU; "
+            "or set INFERENCE_ENGINE=rapidocr."
+        )
+
+
+def check_memory(options: VllmOptions, folder: Path) -> None:
     """Raise EngineStartError where there is no device for this build of vLLM, or too little memory."""
     from vllm import envs
     from vllm.platforms import current_platform
 
+    check_device(current_platform.device_type)
     cache_dtype = str(options.engine_args.get("kv_cache_dtype", "auto"))
     weights = weight_bytes(folder)
     need = estimate_need(read_config(folder), weights, options.max_model_len, cache_dtype)
@@ -220,11 +230,6 @@ def _check_memory(options: VllmOptions, folder: Path) -> None:
         gpus = list_gpus(options.visible_gpus)
         if gpus:  # no nvidia-smi in this container: vLLM will find out
             check_gpu_memory(need, gpus, options.tensor_parallel_size, options.gpu_memory_utilization)
-    elif not current_platform.device_type:
-        raise EngineStartError(
-            "vLLM is here, but no GPU that it can use. Check nvidia-smi, and that the container was started with the GPU; "
-            "or set INFERENCE_ENGINE=rapidocr."
-        )
 
 
 def _reads_weights(options: VllmOptions) -> bool:
