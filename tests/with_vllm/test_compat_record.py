@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.compat.contracts import CONTRACTS, FAILED, PASSED
 from tools.compat.environment import ROOT
-from tools.compat.record import is_green, read_results, write_results
+from tools.compat.record import FOLDER, PAGE, is_green, read_results, render, write_results
 from tools.compat.releases import RELEASES
 
 
@@ -59,6 +59,14 @@ def test_a_release_with_another_s_libraries_is_marked_and_explained(tmp_path: Pa
         "build.\nFor what only a GPU runs, `python -m tools.compat.source 0.33.0` looked at 108 names, calls and methods in that "
         "wheel's sources.\n"
     ) in page
+
+
+def test_the_page_in_the_repository_is_what_its_results_say() -> None:
+    """Of releases in the table of releases, each with every contract fulfilled."""
+    results = read_results(FOLDER)
+    assert (FOLDER / PAGE).read_text("utf-8") == render(results)
+    assert set(results) <= {release.version for release in RELEASES}
+    assert [version for version, found in results.items() if not is_green(found)] == []
 
 
 def test_the_releases_are_listed_for_a_matrix_of_jobs() -> None:

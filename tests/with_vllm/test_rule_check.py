@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from app.engine import vllm_options
 from app.engine.base import EngineState
 from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_loading import load_engine, vllm_version
 from app.engine.vllm_options import VllmOptions
 from app.errors import EngineStartError
 from app.ocr.modes import MODES
@@ -40,6 +42,20 @@ async def test_an_engine_whose_runner_bans_nothing_is_refused_after_its_first_pa
         assert engine.health().state is EngineState.FAILED
     finally:
         await engine.stop()
+
+
+def test_the_choice_of_model_runner_v1_is_logged_when_the_engine_is_loaded(
+    vllm_environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its reason, before anything heavy: this loading is given up at once."""
+    given_up = threading.Event()
+    given_up.set()
+    with caplog.at_level("INFO"), pytest.raises(EngineStartError, match="was stopped while it was loading"):
+        load_engine(OPTIONS, given_up)
+    assert (
+        f"vllm_choice version={vllm_version()} what='model runner V1' why='runner V2 cannot load the processor of the "
+        "no-repeat n-gram rule'"
+    ) in caplog.messages
 
 
 def test_a_runner_that_cannot_keep_the_rule_is_refused_before_anything_is_loaded(
