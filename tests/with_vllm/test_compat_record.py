@@ -57,7 +57,7 @@ def test_a_release_with_another_s_libraries_is_marked_and_explained(tmp_path: Pa
     assert (
         "\n\\* vLLM 0.33.0 has no CPU build: the Python of its wheel for CUDA ran with the compiled libraries of 0.32.0's CPU "
         "build.\nFor what only a GPU runs, `python -m tools.compat.source 0.33.0` looked at 108 names, calls and methods in that "
-        "wheel's sources.\n"
+        "wheel's sources, and found nothing wrong.\n"
     ) in page
 
 

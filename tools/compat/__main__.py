@@ -16,7 +16,7 @@ from pathlib import Path
 from tools.compat.contracts import FAILED, NOT_RUN, Outcome
 from tools.compat.environment import ROOT, install_uv, make_environment, remove_environment
 from tools.compat.failure import EnvironmentFailed
-from tools.compat.record import FOLDER, Result, is_green, read_results, source_hash, write_results
+from tools.compat.record import FOLDER, SOURCES, Result, is_green, read_results, source_hash, write_results
 from tools.compat.releases import RELEASES, Release, find
 from tools.compat.running import run_contracts
 
@@ -97,7 +97,7 @@ def _check_sources(release: Release, work: Path, outcome: Outcome) -> int:
     from tools.compat.source import check_release  # needs the service's packages, which --list does without
 
     findings = check_release(release.version, work)
-    outcome.failures += [f"sources: {fault}" for fault in findings.faults]
+    outcome.failures += [f"{SOURCES}{fault}" for fault in findings.faults]
     return findings.checked
 
 

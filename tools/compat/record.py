@@ -16,6 +16,8 @@ from tools.compat.environment import ROOT
 from tools.compat.releases import numbers
 
 FOLDER = ROOT / "docs"
+# What failures begin with that the check of a wheel's sources found.
+SOURCES = "sources: "
 RESULTS, PAGE = "vllm-compatibility-matrix.json", "vllm-compatibility-matrix.md"
 
 _MARKS = {PASSED: "yes", FAILED: "**no**", NOT_RUN: "-"}
@@ -92,10 +94,11 @@ def render(results: dict[str, Result]) -> str:
 
 
 def _explain(version: str, result: Result) -> str:
+    faults = sum(failure.startswith(SOURCES) for failure in result["failures"])
     return (
         f"\\* vLLM {version} has no CPU build: the Python of its wheel for CUDA ran with the compiled libraries of "
         f"{result['libraries']}'s CPU build.\nFor what only a GPU runs, `python -m tools.compat.source {version}` looked at "
-        f"{result['source_checks']} names, calls and methods in that wheel's sources."
+        f"{result['source_checks']} names, calls and methods in that wheel's sources, and found {faults or 'nothing'} wrong."
     )
 
 
