@@ -16,7 +16,7 @@ from starlette.types import Receive
 
 from app.api.forms import ChosenPage, FormRoute, OcrOptions, loading
 from app.api.problems import Problem, problem
-from app.api.schemas import ModeJson, ModesResponse, OcrResponse
+from app.api.schemas import ModeJson, ModesResponse, OcrResponse, PageView
 from app.errors import ClientGone, InternalError, InvalidParameter, ServiceError
 from app.ingest.choice import PageChoice
 from app.ocr.modes import MODES, prompt_template
@@ -24,7 +24,6 @@ from app.ocr.resolution import RESOLUTIONS
 from app.ocr.service import RecogniseOptions, Restart
 from app.reader import ReadPage, log_page
 from app.results.document import PagePictures
-from app.results.html import page_html
 from app.results.pages import PageResult
 
 log = structlog.get_logger()
@@ -82,7 +81,7 @@ async def read_picture(
     choice: ChosenPage,
     options: OcrOptions,
     stream: Annotated[bool, Form(description="Answer with server-sent events while the page is being read.")] = False,
-    html: Annotated[bool, Form(description="Give the page as HTML, too.")] = False,
+    html: Annotated[bool, Form(description="Give the page as HTML and in blocks, too.")] = False,
 ) -> Response:
     """Read one picture, or one page of a PDF or TIFF."""
     if (count := len((await request.form()).getlist("image"))) > 1:
@@ -183,10 +182,10 @@ async def _answer(request: Request, page: ReadPage, options: RecogniseOptions, h
     state = request.app.state
     state.metrics.observe_page(page.recognition, page.timing_ms)
     log_page(page)
-    made = await asyncio.to_thread(_page_html, page) if html else None
-    return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id, made)
+    view = await asyncio.to_thread(_view, page) if html else None
+    return OcrResponse.of(page, state.engine, options.resolution, request.state.request_id, view)
 
 
-def _page_html(page: ReadPage) -> str:
+def _view(page: ReadPage) -> PageView:
     result = PageResult.of(page.number, page.recognition, page.dpi)
-    return page_html(result, PagePictures(tuple(picture.jpeg for picture in page.pictures)))
+    return PageView.make(result, PagePictures(tuple(picture.jpeg for picture in page.pictures)))

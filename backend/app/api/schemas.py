@@ -8,6 +8,10 @@ from pydantic import BaseModel, Field
 
 from app.engine.base import Engine, Resolution
 from app.reader import ReadPage
+from app.results.blocks import Block, read_blocks
+from app.results.document import Pictures
+from app.results.html import page_html
+from app.results.pages import PageResult
 
 NOTICE = "What to know about the model before trusting its answers; null for most models."
 
@@ -26,6 +30,23 @@ class ImageDims(BaseModel):
 
     w: int
     h: int
+
+
+class BlockJson(BaseModel):
+    """A stretch of a page, in reading order."""
+
+    kind: str = Field(
+        description="text, title, table, figure, formula, caption, footnote, header, footer, page_number, line or data."
+    )
+    label: str = Field(description="The class as the model named it; empty where it named none.")
+    text: str = Field(description="Markdown; of a line, the line as printed.")
+    boxes: list[tuple[int, int, int, int]] = Field(description="Where it stands, as in `boxes`; empty where unknown.")
+
+    @classmethod
+    def of(cls, block: Block) -> BlockJson:
+        """Put a block into JSON."""
+        boxes = [(box.x1, box.y1, box.x2, box.y2) for box in block.boxes]
+        return cls(kind=block.kind, label=block.label, text=block.text, boxes=boxes)
 
 
 class UsageJson(BaseModel):
@@ -57,6 +78,18 @@ class Metadata(BaseModel):
     notice: str | None = Field(description=NOTICE)
 
 
+class PageView(BaseModel):
+    """A page to be shown: its HTML, and the blocks that the HTML refers to."""
+
+    html: str = Field(description="The page as sanitised HTML, figures inside, formulas as MathML.")
+    blocks: list[BlockJson] = Field(description="The page cut into blocks, which `html` refers to by data-block.")
+
+    @classmethod
+    def make(cls, page: PageResult, pictures: Pictures) -> PageView:
+        """Make the view of a page; takes milliseconds, so not on the event loop."""
+        return cls(html=page_html(page, pictures), blocks=[BlockJson.of(block) for block in read_blocks(page)])
+
+
 class OcrResponse(BaseModel):
     """One page read."""
 
@@ -78,10 +111,13 @@ class OcrResponse(BaseModel):
     html: str | None = Field(
         description="The page as sanitised HTML, figures inside, formulas as MathML; null where it was not asked for."
     )
+    blocks: list[BlockJson] | None = Field(
+        description="The page cut into blocks, which `html` refers to by data-block, from 0 on; null without html=true."
+    )
 
     @classmethod
     def of(
-        cls, page: ReadPage, engine: Engine, resolution: Resolution, request_id: str, html: str | None
+        cls, page: ReadPage, engine: Engine, resolution: Resolution, request_id: str, view: PageView | None
     ) -> OcrResponse:
         """Put a page that was read into the contract's JSON."""
         recognition = page.recognition
@@ -116,7 +152,8 @@ class OcrResponse(BaseModel):
             ),
             timing={stage: round(milliseconds, 2) for stage, milliseconds in page.timing_ms.items()},
             request_id=request_id,
-            html=html,
+            html=view.html if view else None,
+            blocks=view.blocks if view else None,
         )
 
 

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from app.api.schemas import BoxJson, ImageDims
+from app.api.schemas import BoxJson, ImageDims, PageView
 from app.jobs.files import archive_name
 from app.jobs.task import Task, TaskState
+from app.results.document import Pictures
 from app.results.json_file import page_json
 from app.results.pages import PageResult
 from app.results.writers import FORMATS
@@ -44,6 +45,15 @@ class TaskPageJson(BaseModel):
         return cls.model_validate(page_json(page))
 
 
+class TaskPageViewJson(TaskPageJson, PageView):
+    """A page of a document, to be shown."""
+
+    @classmethod
+    def view(cls, page: PageResult, pictures: Pictures) -> TaskPageViewJson:
+        """Put a page into JSON with what shows it."""
+        return cls.model_validate(page_json(page) | PageView.make(page, pictures).model_dump())
+
+
 class TaskResultJson(BaseModel):
     """Where the results are, and the pages themselves."""
 
@@ -64,6 +74,7 @@ class ProgressJson(BaseModel):
     message: str
     pages_completed: int = Field(description="Pages that are behind it, those that failed included.")
     pages_total: int
+    pages_failed: int = Field(description="Those among pages_completed that could not be read.")
 
 
 class TaskTimingJson(BaseModel):
@@ -97,6 +108,7 @@ class TaskJson(BaseModel):
     error_code: str | None
     name: str = Field(description="The upload's file name.")
     priority: int
+    pages: str = Field(description="Which pages of the document these are, from 1 on, as ranges such as 1-3,7.")
     result: TaskResultJson | None
     progress: ProgressJson
     timing: TaskTimingJson
@@ -117,6 +129,7 @@ class TaskJson(BaseModel):
                 "error_code": task.error_code,
                 "name": task.order.name,
                 "priority": task.order.priority,
+                "pages": task.numbers,
                 "result": _result(task, pages, pictures) if task.has_result else None,
                 "progress": _progress(task),
                 "timing": _timing(task),
@@ -186,6 +199,7 @@ def _progress(task: Task) -> dict[str, object]:
         "message": words[task.state],
         "pages_completed": task.done,
         "pages_total": task.total,
+        "pages_failed": task.failed,
     }
 
 

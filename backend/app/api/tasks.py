@@ -26,7 +26,7 @@ from app.api.forms import (
     loading,
 )
 from app.api.ocr import PING_SECONDS, PROBLEMS, SEND_SECONDS, until_disconnect
-from app.api.task_schemas import ImageTaskResponse, TaskJson, TaskListJson, TaskPageJson
+from app.api.task_schemas import ImageTaskResponse, TaskJson, TaskListJson, TaskPageJson, TaskPageViewJson
 from app.errors import InvalidParameter, JobsDisabled
 from app.jobs.documents import Documents
 from app.jobs.files import archive_name, stem
@@ -183,6 +183,15 @@ async def retry_task(request: Request, task_id: str) -> TaskJson:
     """Read the pages again that failed, and those a cancelled task did not come to."""
     documents = _documents(request)
     return await _task_json(documents, await documents.retry(task_id), with_pages=False)
+
+
+@router.get("/tasks/{task_id}/pages/{number}", response_model=TaskPageViewJson | None, responses=_TASK_PROBLEMS)
+async def get_page(request: Request, task_id: str, number: int) -> Response:
+    """Give one page of a task with its HTML and blocks; null while it has not been read. `number` counts from 1."""
+    documents = _documents(request)
+    page, pictures = await documents.page(await documents.get(task_id), number)
+    shown = await asyncio.to_thread(TaskPageViewJson.view, page, pictures) if page else None
+    return Response(shown.model_dump_json() if shown else "null", media_type="application/json")
 
 
 @router.get(

@@ -41,7 +41,7 @@ from app.jobs.upload import fingerprint, open_upload, store_upload
 from app.jobs.webhooks import Webhooks
 from app.ocr.service import check_options
 from app.reader import PageReader, ReadPage
-from app.results.document import Options
+from app.results.document import FolderPictures, Options, Pictures
 from app.results.pages import PageResult
 from app.results.pool import WriterPool
 
@@ -219,6 +219,13 @@ class Documents:
     async def pages(self, task_id: str) -> list[PageResult]:
         """Return every page of a task that was written down, in order."""
         return await self._do(lambda: list(self._live.pages.all(task_id)))
+
+    async def page(self, task: Task, number: int) -> tuple[PageResult | None, Pictures]:
+        """Return a page of a task, None while it has not been read, and its figures; raises TaskPageNotFound."""
+        if not ranges.holds(task.numbers, number):
+            raise TaskPageNotFound
+        page = await self._do(self._live.pages.get, task.id, number)
+        return page, FolderPictures(TaskFolder(self._data, task.id).path)
 
     async def failed_pages(self, task_id: str) -> list[PageResult]:
         """Return the pages that were not read."""

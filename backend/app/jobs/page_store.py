@@ -71,6 +71,13 @@ class PageStore:
             if not rows:
                 return
 
+    def get(self, task_id: str, number: int) -> PageResult | None:
+        """Return one page of a task, None where it has not been written down."""
+        query = sa.select(PAGE.c.result).where(PAGE.c.task_id == task_id, PAGE.c.number == number)
+        with self._database.reading() as connection:
+            found = connection.execute(query).scalar()
+        return PageResult.from_json(json.loads(found)) if found else None
+
     def failed(self, task_id: str, limit: int = 1000) -> list[PageResult]:
         """Return the first pages of a task that were not read."""
         query = sa.select(PAGE.c.result).where(PAGE.c.task_id == task_id, PAGE.c.failed)

@@ -92,9 +92,9 @@ _ATTRIBUTES = {
     "td": {"rowspan", "colspan"},
     "img": {"src", "alt"},
     "p": {"class", "dir"},
-    "div": {"class", "dir"},
+    "div": {"class", "dir", "data-block"},
     "li": {"class"},
-    "span": {"class"},
+    "span": {"class", "data-block"},
 }
 _STYLE = """
 :root{color-scheme:light dark}
@@ -146,25 +146,33 @@ class HtmlWriter:
 
 
 def page_html(result: PageResult, pictures: Pictures) -> str:
-    """Return one page as sanitised HTML without a frame, its figures inside: for a page of one's own."""
+    """Return one page as sanitised HTML without a frame, its figures inside: for a page of one's own.
+
+    What a block gave is inside an element whose data-block is the block's number, from 0 on, in `read_blocks`.
+    """
     document = Document(title="", pages=(result,))
     page = next(read_pages(document, Options()))
-    return "\n".join(_sanitised(piece) for piece in _pieces(page, pictures))
+    return "\n".join(_sanitised(piece) for piece in _pieces(page, pictures, numbered=True))
 
 
-def _pieces(page: ReadPage, pictures: Pictures) -> Iterator[str]:
+def _pieces(page: ReadPage, pictures: Pictures, *, numbered: bool = False) -> Iterator[str]:
     failure = page.result.failure
     if failure is not None:
         yield f'<p class="failed">{_escaped(failure_sentence(page.result.number, failure.detail))}</p>'
     for lines in _with_lines_joined(page):
-        if isinstance(lines, str):
-            yield f'<p dir="auto">{lines}</p>'
+        if lines[0][1].kind == "line":
+            inner = (_numbered("span", number, _escaped(line.text), numbered) for number, line, _ in lines)
+            yield f'<p dir="auto">{"<br>".join(inner)}</p>'
             continue
-        block, parts = lines
-        if block.kind == "figure":
-            yield from (_figure(page.result.number, number, pictures) for number in block.figures)
-        body = "".join(_part(part) for part in parts)
-        yield f'<div class="aside">{body}</div>' if block.kind in RUNNING and body else body
+        number, block, parts = lines[0]
+        figures = (_figure(page.result.number, figure, pictures) for figure in block.figures)
+        body = "".join((*figures, *map(_part, parts)))
+        shown = f'<div class="aside">{body}</div>' if block.kind in RUNNING and body else body
+        yield _numbered("div", number, shown, numbered)
+
+
+def _numbered(tag: str, number: int, inner: str, numbered: bool) -> str:
+    return f'<{tag} data-block="{number}">{inner}</{tag}>' if numbered and inner else inner
 
 
 def _figure(page: int, number: int, pictures: Pictures) -> str:
@@ -189,19 +197,16 @@ def guess_language(document: Document) -> str:
     return "en"
 
 
-def _with_lines_joined(page: ReadPage) -> Iterator[str | tuple[Block, tuple[Part, ...]]]:
-    """Yield the blocks; printed lines without a blank line between them as the HTML of one paragraph."""
-    lines: list[str] = []
-    for block, parts in page.content:
-        if lines and not (block.kind == "line" and block.goes_on):
-            yield "<br>".join(lines)
-            lines = []
-        if block.kind == "line":
-            lines.append(_escaped(block.text))
-        else:
-            yield block, parts
-    if lines:
-        yield "<br>".join(lines)
+def _with_lines_joined(page: ReadPage) -> Iterator[list[tuple[int, Block, tuple[Part, ...]]]]:
+    """Yield each block, with its number, alone; printed lines without a blank line between them together."""
+    joined: list[tuple[int, Block, tuple[Part, ...]]] = []
+    for number, (block, parts) in enumerate(page.content):
+        if joined and not (block.kind == joined[0][1].kind == "line" and block.goes_on):
+            yield joined
+            joined = []
+        joined.append((number, block, parts))
+    if joined:
+        yield joined
 
 
 def _part(part: Part) -> str:

@@ -1,151 +1,161 @@
-import { ask, follow } from "./service.js";
-import { say } from "./texts.js";
+import { element } from "./dom.js";
+import { ask, pause } from "./service.js";
+import { explain, say } from "./texts.js";
 
-const RECONNECT_MS = 1000;
-const shown = new Map();
+const POLL_MS = 1000;
+const PATH = "api/tasks?limit=20";
 
-/** Show the newest documents of the service in `list`; `empty` is shown while there are none. */
-export async function showDocuments(list, empty) {
-  const { tasks } = await (await ask("api/tasks?limit=20")).json();
-  for (const task of tasks.reverse()) addDocument(list, empty, task);
-}
+/**
+ * The list of the service's documents. `open(task)` is called for the one a person chooses, `changed(task)` for each that
+ * is heard of again, `removed(id)` for one that was deleted.
+ */
+export function makeDocuments({ list, empty, more, problem }, { open, changed, removed }) {
+  const entries = new Map();
+  let older = null;
+  let polling = false;
+  more.addEventListener("click", () => attempt(() => load(`${PATH}&cursor=${encodeURIComponent(older)}`, true)));
 
-/** Put a document at the head of the list and follow it to its end. */
-export function addDocument(list, empty, task) {
-  if (shown.has(task.task_id)) return;
-  const entry = makeEntry(task, () => {
-    shown.delete(task.task_id);
-    entry.node.remove();
-    empty.hidden = shown.size > 0;
-  });
-  shown.set(task.task_id, entry);
-  list.prepend(entry.node);
-  empty.hidden = true;
-}
+  /** Show the newest documents. */
+  async function start() {
+    await attempt(() => load(PATH, true));
+  }
 
-function makeEntry(first, remove) {
-  let task = first;
-  let watched = false;
-  const node = element("li", { tabIndex: -1 });
-  const bar = element("progress", { max: task.progress.total });
-  bar.setAttribute("aria-label", say("task_progress", { name: task.name }));
-  const state = element("p");
-  const pages = element("ul", { className: "pages", hidden: true });
-  const buttons = element("p", { className: "buttons" });
-  node.append(element("h3", { textContent: task.name }), bar, state, buttons, pages);
+  async function load(path, further) {
+    const { tasks, next_cursor: next } = await (await ask(path)).json();
+    for (const task of tasks) put(task);
+    if (further) older = next;
+    more.hidden = !older;
+    poll();
+  }
 
-  const act = (path, method) => async () => {
+  async function attempt(work) {
     try {
-      const response = await ask(`api/tasks/${task.task_id}${path}`, { method });
-      if (method === "DELETE") remove();
-      else update(await response.json());
+      await work();
+      problem.textContent = "";
     } catch (error) {
-      state.textContent = error.message;
+      problem.textContent = explain(error);
     }
-  };
-
-  function update(newer) {
-    task = newer;
-    const { current: done, total } = task.progress;
-    const running = ["pending", "running"].includes(task.status);
-    bar.value = done;
-    bar.hidden = !running;
-    state.textContent = describe(task);
-    buttons.replaceChildren();
-    const button = (name, path, method) => {
-      const made = element("button", { type: "button", textContent: say(name) });
-      made.addEventListener("click", act(path, method));
-      buttons.append(made);
-    };
-    if (running) button("task_cancel", "/cancel", "POST");
-    if (task.status === "succeeded") {
-      buttons.append(showPages(), ...downloads());
-    }
-    if (!running && (task.status === "failed" || task.failed_pages.length)) button("task_retry", "/retry", "POST");
-    if (!running) button("task_delete", "", "DELETE");
-    if (running && !watched) watch();
-    else if (running) bar.max = total;
   }
 
-  async function watch() {
-    watched = true;
-    bar.value = 0; // every page so far is told again
-    let seen = "0";
-    let ended = null;
-    while (!ended) {
-      try {
-        await follow(task.task_id, seen, {
-          page(body, number) {
-            seen = number;
-            bar.value = Math.min(bar.max, bar.value + 1);
-            state.textContent = say("task_running", { done: bar.value, total: bar.max });
-          },
-          end: (body) => (ended = body),
-        });
-      } catch (error) {
-        state.textContent = error.message;
-      }
-      if (!ended) await new Promise((resume) => setTimeout(resume, RECONNECT_MS));
-      if (!node.isConnected) return;
+  /** Add a document, or take in what is new of it. */
+  function put(task) {
+    const known = entries.get(task.task_id);
+    if (known) {
+      if (known.update(task)) changed(task);
+      return;
     }
-    watched = false;
-    update(ended);
+    const entry = makeEntry(task, { open, act });
+    entries.set(task.task_id, entry);
+    const next = [...entries.values()].find(({ created }) => created() < task.created_at);
+    list.insertBefore(entry.node, next?.node ?? null);
+    sort();
+    empty.hidden = true;
   }
 
-  function showPages() {
-    const made = element("button", { type: "button", textContent: say("task_open") });
-    made.setAttribute("aria-expanded", !pages.hidden);
-    made.addEventListener("click", async () => {
-      if (!pages.childElementCount) await fill();
-      pages.hidden = !pages.hidden;
-      made.setAttribute("aria-expanded", !pages.hidden);
+  function sort() {
+    const newestFirst = [...entries].sort(([, one], [, other]) => (one.created() < other.created() ? 1 : -1));
+    entries.clear();
+    for (const [id, entry] of newestFirst) entries.set(id, entry);
+  }
+
+  function act(task, path, method) {
+    return attempt(async () => {
+      const response = await ask(`api/tasks/${task.task_id}${path}`, { method });
+      if (method !== "DELETE") put(await response.json());
+      else remove(task.task_id);
+      poll();
     });
+  }
+
+  function remove(id) {
+    const { node } = entries.get(id);
+    const next = node.nextElementSibling ?? node.previousElementSibling;
+    entries.delete(id);
+    node.remove();
+    next?.querySelector("button").focus();
+    empty.hidden = entries.size > 0;
+    removed(id);
+  }
+
+  /** Ask once a second for as long as there is something to wait for: one question for all documents. */
+  async function poll() {
+    if (polling) return;
+    polling = true;
+    while ([...entries.values()].some((entry) => entry.unfinished())) {
+      await pause(POLL_MS);
+      await attempt(refresh);
+    }
+    polling = false;
+  }
+
+  async function refresh() {
+    const { tasks } = await (await ask(PATH)).json();
+    for (const task of tasks) put(task);
+    const seen = new Set(tasks.map((task) => task.task_id));
+    for (const [id, entry] of entries) {
+      if (entry.unfinished() && !seen.has(id)) put(await (await ask(`api/tasks/${id}?pages=false`)).json());
+    }
+  }
+
+  return { start, put };
+}
+
+function makeEntry(first, { open, act }) {
+  let task = first;
+  let since = null; // when it had how many pages, to tell how long the rest takes
+  const title = element("button", { type: "button", className: "title", textContent: task.name || say("unnamed") });
+  title.addEventListener("click", () => open(task));
+  const bar = element("progress");
+  bar.setAttribute("aria-label", say("task_progress", { name: task.name }));
+  const state = element("p", { className: "hint" });
+  const button = (name, path, method, sure) => {
+    const made = element("button", { type: "button", className: "small", textContent: say(name) });
+    made.setAttribute("aria-label", `${say(name)}: ${task.name}`);
+    made.addEventListener("click", () => (sure && !confirm(say(sure, { name: task.name })) ? undefined : act(task, path, method)));
     return made;
+  };
+  const [cancel, retry, forget] = [
+    button("task_cancel", "/cancel", "POST"), button("task_retry", "/retry", "POST"), button("task_delete", "", "DELETE", "task_sure"),
+  ];
+  const node = element("li", {}, title, state, bar, element("p", { className: "buttons" }, cancel, retry, forget));
+
+  function unfinished() {
+    return task.status === "pending" || task.status === "running";
   }
 
-  async function fill() {
-    const { result } = await (await ask(`api/tasks/${task.task_id}`)).json();
-    for (const page of result.pages) {
-      const number = page.index + 1;
-      const words = page.error ? say("task_page_failed", { page: number, reason: page.error.detail }) : say("task_page", { page: number });
-      const item = element("li");
-      item.append(element("h4", { textContent: words }), page.markdown);
-      pages.append(item);
-    }
+  /** Take in a newer state; says whether it is another than before. */
+  function update(newer) {
+    const same = newer.updated_at === task.updated_at && newer.status === task.status;
+    task = newer;
+    const { current: done, total, pages_failed: failed } = task.progress;
+    if (!unfinished()) since = null;
+    else if (task.status === "running") since ??= { at: performance.now(), done };
+    Object.assign(bar, { max: total, value: done, hidden: !unfinished() });
+    state.textContent = [describe(task), unfinished() ? timeLeft(since, done, total) : ""].join(" ").trim();
+    cancel.hidden = !unfinished();
+    retry.hidden = unfinished() || !(failed || task.status === "failed");
+    forget.hidden = unfinished();
+    return !same;
   }
 
-  function downloads() {
-    const files = { task_markdown: task.result.markdown_url, task_raw: task.result.raw_json_url, task_archive: task.result.archive_url };
-    return Object.entries(files).map(([name, url]) => {
-      const made = element("button", { type: "button", textContent: say(name) });
-      made.addEventListener("click", () => download(url));
-      return made;
-    });
-  }
-
-  update(task);
-  return { node };
+  update(first);
+  return { node, update, unfinished, created: () => task.created_at };
 }
 
 function describe(task) {
-  const { current: done, total } = task.progress;
-  const failed = task.failed_pages.length;
+  const { current: done, total, pages_failed: failed } = task.progress;
   if (task.error_code === "cancelled") return say("task_cancelled", { done, total });
   if (task.status === "failed") return say("task_failed", { reason: task.error_message });
   if (task.status === "pending") return say("task_pending");
-  if (task.status === "running") return say("task_running", { done, total });
-  return failed ? say("task_some_failed", { failed, total }) : say("task_succeeded", { total });
+  if (task.status === "running") return say("task_running", { done: Math.min(done + 1, total), total });
+  if (failed) return say("task_some_failed", { failed, total });
+  return total === 1 ? say("task_succeeded_one") : say("task_succeeded", { total });
 }
 
-/** Fetch a file with the key, which a link would not send, and save it under its name. */
-async function download(url) {
-  const response = await ask(url.replace(/^\//, ""));
-  const link = element("a", { href: URL.createObjectURL(await response.blob()) });
-  link.download = decodeURIComponent(url.split("/").pop());
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
-function element(name, properties = {}) {
-  return Object.assign(document.createElement(name), properties);
+function timeLeft(since, done, total) {
+  if (!since || done <= since.done) return "";
+  const seconds = ((performance.now() - since.at) / 1000 / (done - since.done)) * (total - done);
+  if (seconds < 60) return say("left_seconds", { seconds: Math.max(1, Math.round(seconds)) });
+  if (seconds < 5400) return say("left_minutes", { minutes: Math.round(seconds / 60) });
+  return say("left_hours", { hours: Math.round(seconds / 3600) });
 }

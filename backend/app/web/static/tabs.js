@@ -1,26 +1,24 @@
-/** Make the buttons of a tablist show their panels: click, arrow keys, Home and End. */
-export function makeTabs(list) {
+import { rove } from "./dom.js";
+
+/** Make the buttons of a tablist show their panels, by click and by keyboard; `chosen` is called when a person did. */
+export function makeTabs(list, chosen) {
   const tabs = [...list.querySelectorAll("[role=tab]")];
-  const show = (chosen) => {
+  const current = () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true");
+  const show = (shown) => {
     for (const tab of tabs) {
-      const selected = tab === chosen;
-      tab.setAttribute("aria-selected", selected);
-      tab.tabIndex = selected ? 0 : -1;
-      document.getElementById(tab.getAttribute("aria-controls")).hidden = !selected;
+      tab.setAttribute("aria-selected", tab === shown);
+      tab.tabIndex = tab === shown ? 0 : -1;
+      document.getElementById(tab.getAttribute("aria-controls")).hidden = tab !== shown;
     }
   };
-  list.addEventListener("click", (event) => {
-    const tab = event.target.closest("[role=tab]");
-    if (tab) show(tab);
-  });
-  list.addEventListener("keydown", (event) => {
-    const at = tabs.indexOf(document.activeElement);
-    const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
-    if (next === undefined || at < 0) return;
-    event.preventDefault();
-    const tab = tabs.at(next % tabs.length);
-    show(tab);
-    tab.focus();
-  });
-  return { current: () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true") };
+  rove(list, "[role=tab]");
+  for (const name of ["click", "focusin"]) {
+    list.addEventListener(name, (event) => {
+      const tab = event.target.closest("[role=tab]");
+      if (!tab || tab === current()) return;
+      show(tab);
+      chosen();
+    });
+  }
+  return { current: () => current().id.replace("tab-", ""), show: (name) => show(document.getElementById(`tab-${name}`)) };
 }
