@@ -46,6 +46,7 @@ async def test_a_document_becomes_a_task_and_its_pages_the_result(tmp_path):
         "error_code": None,
         "name": "book.pdf",
         "priority": 0,
+        "pages": "1-3",
         "result": {
             "markdown_url": f"{files}/result.md",
             "raw_json_url": f"{files}/raw.json",
@@ -87,6 +88,7 @@ async def test_a_document_becomes_a_task_and_its_pages_the_result(tmp_path):
             "message": "Done",
             "pages_completed": 3,
             "pages_total": 3,
+            "pages_failed": 0,
         },
         "failed_pages": [],
         "webhook": None,

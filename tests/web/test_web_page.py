@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from app.errors import ServiceError
 from app.ocr.modes import MODES
 from app.ocr.resolution import RESOLUTIONS
+from app.results.writers import FORMATS
 from app.web.page import LANGUAGES, STATIC, load_texts
 from tests.serving import serving
 
@@ -47,7 +49,7 @@ async def test_browsers_get_the_page_under_a_policy_that_lets_nothing_in() -> No
 async def test_the_page_offers_the_modes_of_the_engine_and_the_usual_resolution_first() -> None:
     async with serving(base_size=640, image_size=640, crop_mode=False) as client:
         page = (await client.get("/", headers=BROWSER)).text
-    options = re.findall(r'<option value="(\w+)"', page)
+    options = re.findall(r'<option value="([a-z]\w*)"', page)
     assert options == [*MODES, "small", "gundam", "large", "base", "tiny"]
 
 
@@ -55,7 +57,7 @@ async def test_an_engine_without_prompts_has_no_resolutions_to_choose() -> None:
     async with serving(inference_engine="rapidocr") as client:
         page = (await client.get("/", headers=BROWSER)).text
         modes = (await client.get("/api/modes")).json()["modes"]
-    assert re.findall(r'<option value="(\w+)"', page) == [mode["name"] for mode in modes if mode["available"]]
+    assert re.findall(r'<option value="([a-z]\w*)"', page) == [mode["name"] for mode in modes if mode["available"]]
     assert 'id="key"' not in page
 
 
@@ -98,6 +100,18 @@ def test_every_language_has_every_sentence_and_every_place_in_it() -> None:
         assert keys(texts) == keys(english)
         for name, sentence in texts["script"].items():
             assert set(re.findall(r"\{\w+\}", sentence)) == set(re.findall(r"\{\w+\}", english["script"][name]))
+        for sentence in texts["problems"].values():
+            assert set(re.findall(r"\{\w+\}", sentence)) <= {"{detail}"}
+
+
+def test_every_error_that_the_page_can_meet_and_every_format_has_its_words() -> None:
+    def codes(error: type[ServiceError]) -> set[str]:
+        return {error.code}.union(*map(codes, error.__subclasses__()))
+
+    # What only a program can do wrong.
+    never = {"malformed_request", "not_found", "invalid_path", "method_not_allowed", "webhook_refused", "client_gone"}
+    assert set(load_texts("en")["problems"]) == codes(ServiceError) - never
+    assert set(load_texts("en")["formats"]) == set(FORMATS)
 
 
 def test_the_scripts_say_only_sentences_there_are_and_all_of_them() -> None:

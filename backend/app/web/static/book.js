@@ -1,6 +1,6 @@
 import { filesOf } from "./downloads.js";
 import { fetchPicture } from "./pictures.js";
-import { ask, follow, pause } from "./service.js";
+import { ask, follow, pause, Refusal } from "./service.js";
 import { explain, say } from "./texts.js";
 import { makeThumbs } from "./thumbs.js";
 
@@ -100,7 +100,7 @@ export function makeBook(page, downloads) {
     try {
       const body = await (await ask(path(number), { signal })).json();
       if (!body) page.showNote(say(unfinished(task) ? "page_waits" : "page_left_out"));
-      else if (body.error) page.showNote(say("page_failed", { page: number, reason: body.error.detail }));
+      else if (body.error) page.showNote(say("page_failed", { page: number, reason: explain(new Refusal(body.error)) }));
       else {
         formatted ??= body.blocks.length ? body.blocks.some(({ kind }) => FORMATTED.has(kind)) : null;
         page.show(shown(body), formatted);

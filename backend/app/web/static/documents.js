@@ -1,5 +1,5 @@
 import { element } from "./dom.js";
-import { ask, pause } from "./service.js";
+import { ask, pause, Refusal } from "./service.js";
 import { explain, say } from "./texts.js";
 
 const POLL_MS = 1000;
@@ -145,7 +145,7 @@ function makeEntry(first, { open, act }) {
 function describe(task) {
   const { current: done, total, pages_failed: failed } = task.progress;
   if (task.error_code === "cancelled") return say("task_cancelled", { done, total });
-  if (task.status === "failed") return say("task_failed", { reason: task.error_message });
+  if (task.status === "failed") return say("task_failed", { reason: explain(new Refusal({ code: task.error_code, detail: task.error_message })) });
   if (task.status === "pending") return say("task_pending");
   if (task.status === "running") return say("task_running", { done: Math.min(done + 1, total), total });
   if (failed) return say("task_some_failed", { failed, total });

@@ -5,7 +5,7 @@ import { makeDownloads } from "./downloads.js";
 import { acceptFiles, canShow, hasPages, isPdf } from "./files.js";
 import { livingText } from "./live.js";
 import { makePage } from "./page.js";
-import { patiently, readPage, Refusal, submit, useKey } from "./service.js";
+import { patiently, readPage, submit, useKey } from "./service.js";
 import { explain, say } from "./texts.js";
 import { makeTheme } from "./theme.js";
 

@@ -4,6 +4,7 @@ import { say } from "./texts.js";
 
 const AROUND = 3;
 const REST_MS = 120;
+const STATES = { read: "thumb_read", waiting: "thumb_waiting", failed: "thumb_failed" };
 
 /**
  * A strip of pages to choose from, of which only those in sight exist: a book of thousands costs no more than a letter.
@@ -86,7 +87,7 @@ export function makeThumbs(strip, { draw, chosen }) {
     const state = states.get(numbers[place]) ?? "read";
     button.dataset.state = state;
     button.tabIndex = place === current ? 0 : -1;
-    button.setAttribute("aria-label", say(`thumb_${state}`, { page: numbers[place] }));
+    button.setAttribute("aria-label", say(STATES[state], { page: numbers[place] }));
     if (place === current) button.setAttribute("aria-current", "page");
     else button.removeAttribute("aria-current");
   }
