@@ -28,7 +28,7 @@ def main(service: str) -> None:
     """Write the pictures."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=VIEW, locale="en-GB")
+        page = browser.new_page(viewport=VIEW, locale="en-GB", reduced_motion="reduce")
         page.goto(service)
         page.select_option("#mode", "plain_ocr")
         page.set_input_files("#file", SAMPLE)
@@ -36,14 +36,14 @@ def main(service: str) -> None:
         page.wait_for_selector("#copy:enabled", timeout=PATIENCE_MS)
         page.hover("#panel-text mark >> nth=4")
         shoot(page, "page.png")
-        page = browser.new_page(viewport=VIEW, locale="zh-CN", color_scheme="dark")
+        page = browser.new_page(viewport=VIEW, locale="zh-CN", color_scheme="dark", reduced_motion="reduce")
         page.goto(service)
         read_document(page)
         shoot(page, "document.png")
         page.on("dialog", lambda dialog: dialog.accept())
-        entry = page.locator("#documents > li").first
-        entry.locator("button").last.click()
-        entry.wait_for(state="detached")
+        entry = page.locator("#documents > li").first.element_handle()
+        page.locator("#documents > li").first.locator("button").last.click()
+        entry.wait_for_element_state("hidden")
         browser.close()
 
 

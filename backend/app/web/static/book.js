@@ -120,7 +120,7 @@ export function makeBook(page, downloads) {
           thumbs.restate();
           if (body.index + 1 === current && !page.read()) showText(current, turning.signal);
         });
-        return;
+        return await update(await taskOf(task.task_id));
       } catch (error) {
         if (signal.aborted || error.code === "task_not_found") return;
       }

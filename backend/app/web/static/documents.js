@@ -37,7 +37,6 @@ export function makeDocuments({ list, empty, more, problem }, { open, changed, r
     }
   }
 
-  /** Add a document, or take in what is new of it. */
   function put(task) {
     const known = entries.get(task.task_id);
     if (known) {
@@ -97,7 +96,13 @@ export function makeDocuments({ list, empty, more, problem }, { open, changed, r
     }
   }
 
-  return { start, put };
+  /** Add a document that was just handed over. */
+  function add(task) {
+    put(task);
+    poll();
+  }
+
+  return { start, add };
 }
 
 function makeEntry(first, { open, act }) {

@@ -130,9 +130,8 @@ async function readDocuments(signal) {
     if (!keys.has(file)) keys.set(file, newKey());
     tasks.push(await send(() => submit(data, keys.get(file), signal), signal));
     keys.delete(file);
-    documents.put(tasks.at(-1));
+    documents.add(tasks.at(-1));
   }
-  await documents.start();
   openDocument(tasks[0]);
   tell(say("handed_over"));
 }
@@ -140,7 +139,7 @@ async function readDocuments(signal) {
 async function readPicture(file, signal) {
   book.close();
   page.clear();
-  page.showLive();
+  page.showLive("");
   $("result").scrollIntoView({ block: "nearest" });
   $("result-heading").textContent = file.name || say("unnamed");
   const data = new FormData(form);
@@ -153,11 +152,11 @@ async function readPicture(file, signal) {
     delta(text) {
       if (!raw) tell(say("reading"));
       raw += text;
-      page.panel.textContent = livingText(raw, classes);
+      page.showLive(livingText(raw, classes));
     },
     restart() {
       raw = "";
-      page.panel.replaceChildren();
+      page.showLive("");
       tell(say("restarted"));
     },
     result(body) {

@@ -89,6 +89,15 @@ export function makePage() {
     panels.tables.replaceChildren(...(tables.length ? tables : [element("p", { className: "hint", textContent: say("no_tables") })]));
   }
 
+  /** Show text that is still being read; its end stays in sight unless a person has scrolled away from it. */
+  function showLive(text) {
+    const panel = panels.text;
+    const atEnd = panel.scrollTop + panel.clientHeight > panel.scrollHeight - 50;
+    tabs.show("text");
+    panel.textContent = text;
+    if (atEnd) panel.scrollTop = panel.scrollHeight;
+  }
+
   /** Say in place of the text why there is none. */
   function showNote(note) {
     clear();
@@ -103,7 +112,7 @@ export function makePage() {
     $("status").textContent = say("copied");
   }
 
-  return { clear, show, showPicture, noPicture, showNote, panel: panels.text, showLive: () => tabs.show("text"), read: () => body };
+  return { clear, show, showLive, showPicture, noPicture, showNote, read: () => body };
 }
 
 /** Put text on the clipboard, also where the page came over plain HTTP, in which browsers have no clipboard object. */
