@@ -108,8 +108,11 @@ def test_every_error_that_the_page_can_meet_and_every_format_has_its_words() -> 
     def codes(error: type[ServiceError]) -> set[str]:
         return {error.code}.union(*map(codes, error.__subclasses__()))
 
-    # What only a program can do wrong.
-    never = {"malformed_request", "not_found", "invalid_path", "method_not_allowed", "webhook_refused", "client_gone"}
+    # What only a program can do wrong, or asks for at another address.
+    never = {
+        *("malformed_request", "not_found", "invalid_path", "method_not_allowed", "webhook_refused", "client_gone"),
+        *("too_many_pages", "unknown_format"),
+    }
     assert set(load_texts("en")["problems"]) == codes(ServiceError) - never
     assert set(load_texts("en")["formats"]) == set(FORMATS)
 
