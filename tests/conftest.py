@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import structlog
+
+# Unasked, structlog has rich draw every variable of every frame, which takes minutes and holds the interpreter.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

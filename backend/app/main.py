@@ -155,6 +155,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.metrics = metrics
     app.state.reader = reader
     app.state.documents = documents
+    app.state.spool = str(documents.spool) if documents is not None else None
     app.state.at_once = at_once
     app.state.writers = writers
     app.state.stopping = lambda: False  # whoever runs the server knows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -142,13 +142,18 @@ async def test_a_cancelled_task_tells_so_after_a_restart_too(tmp_path, monkeypat
 
 
 async def test_a_task_that_the_service_failed_on_tells_so(tmp_path, monkeypatch):
-    """Here because its folder is gone when the results are to be written."""
-    engine = SizedEngine(pause=0.5)
+    """Here because what it wrote into the database cannot be read again."""
+    engine = SizedEngine(pause=0.5, broken=(1, 2, 3))
     async with receiving(204) as receiver, keeping(tmp_path, engine, webhook_allow_private=True) as client:
-        task_id = (await send(client, book(2), webhook_url=f"http://127.0.0.1:{receiver.port}/"))["task_id"]
+        task_id = (await send(client, book(3), webhook_url=f"http://127.0.0.1:{receiver.port}/"))["task_id"]
         await reached(client, task_id, 1)
-        shutil.rmtree(tmp_path / task_id)
-        assert await webhook_state(client, task_id, "delivered") == "delivered"
+        with sqlite3.connect(tmp_path / "tasks.sqlite") as database:
+            database.execute("UPDATE ocr_pages SET result = 'x'")
+        database.close()
+        for _ in range(400):
+            if receiver.heard:
+                break
+            await asyncio.sleep(0.05)
     assert json.loads(receiver.heard[0][1])["error_code"] == "internal_error"
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import structlog
 from fastapi import Depends, Form, Query, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException
 
-from app.errors import InvalidParameter, UnsupportedMediaType
+from app.api.spool import SpoolingParser
+from app.errors import InvalidParameter, MalformedRequest, StorageFull, UnsupportedMediaType
 from app.ingest.choice import DEFAULT_DPI, HIGHEST_DPI, LOWEST_DPI, PageChoice
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, find_mode
 from app.ocr.resolution import resolve_resolution
 from app.ocr.service import RecogniseOptions
 from app.results.document import Options
 from app.settings import Settings
+
+log = structlog.get_logger()
 
 LONGEST_PROMPT = 20_000
 LONGEST_TERM = 500
@@ -76,6 +83,21 @@ class _FormRequest(Request):
     def form(self, **limits: Any) -> Any:
         _require_form(self.headers.get("content-type", ""))
         return super().form(max_files=MOST_FILES, max_fields=MOST_FIELDS)
+
+    async def _get_form(self, **limits: Any) -> FormData:
+        """Read the form as Starlette does, its files into the spool; raises StorageFull when that has no room."""
+        media_type, _ = parse_options_header(self.headers.get("content-type", ""))
+        if self._form is None and media_type == b"multipart/form-data":
+            try:
+                async with contextlib.aclosing(self.stream()) as stream:
+                    parser = SpoolingParser(self.app.state.spool, self.headers, stream, **limits)
+                    self._form = await parser.parse()
+            except MultiPartException as error:
+                raise MalformedRequest from error
+            except OSError as error:
+                log.error("upload_not_written", reason=error.strerror)
+                raise StorageFull from None
+        return await super()._get_form(**limits)
 
 
 def _require_form(content_type: str) -> None:

@@ -118,7 +118,7 @@ async def process_document(
         dpi=which.dpi,
         password=which.password,
     )
-    made = tempfile.TemporaryDirectory(prefix="deepseek-ocr-", ignore_cleanup_errors=True)
+    made = tempfile.TemporaryDirectory(prefix="deepseek-ocr-", dir=state.spool, ignore_cleanup_errors=True)
     request.state.until_sent.push_async_callback(asyncio.to_thread, made.cleanup)
     folder = TaskFolder(Path(made.name), str(uuid.uuid4()))
     at_once: AtOnce = state.at_once

@@ -29,7 +29,7 @@ from app.jobs import ranges
 from app.jobs.database import Database
 from app.jobs.downloads import Downloads
 from app.jobs.files import TaskFolder, rename_figures
-from app.jobs.keeper import Keeper
+from app.jobs.keeper import SPOOL, Keeper
 from app.jobs.page_store import PageStore
 from app.jobs.pages import TaskPages
 from app.jobs.passwords import keep_password, recall_password
@@ -101,6 +101,7 @@ class Documents:
         self._reader = reader
         self._writers = writers
         self._data = data.absolute()
+        self.spool = self._data / SPOOL
         self._database_url = database_url
         self._limits = limits
         self._patience = patience
@@ -117,6 +118,7 @@ class Documents:
             return self._database
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.spool.mkdir(mode=0o700, exist_ok=True)
             probe = self._data / f".{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from app.jobs.flow import Flow
 
 log = structlog.get_logger()
+
+SPOOL = "spool"
+"""The folder in the data directory for uploads that stream in, and for what is read while its client waits."""
 
 _BEAT_SECONDS = 1.0
 # A request that comes before DBOS is loaded waits for it this long.
@@ -180,19 +184,19 @@ class Keeper:
             for task_id in await self._run(self._tasks.finished_before, days_ago(self._days)):
                 with contextlib.suppress(TaskNotFound):
                     await self.forget(await self._run(self._tasks.get, task_id))
-        for task_id in await self._run(self._strays):
-            await self._run(TaskFolder(self._data, task_id).remove)
+        for folder in await self._run(self._strays):
+            await self._run(shutil.rmtree, folder, True)
 
-    def _strays(self) -> list[str]:
-        """Return folders without a task that are no uploads under way either."""
-        old = days_ago(_STRAY_SECONDS / 86_400)
-        found = [
-            entry.name
-            for entry in os.scandir(self._data)
-            if entry.is_dir() and is_id(entry.name) and moment(entry.stat().st_mtime) < old
-        ]
-        known = self._tasks.known(found)
-        return [name for name in found if name not in known]
+    def _strays(self) -> list[Path]:
+        """Return folders without a task that are no uploads under way either, and what killed services left in the spool."""
+        tasks = [path for path in _old_folders(self._data) if is_id(path.name)]
+        known = self._tasks.known([path.name for path in tasks])
+        return [path for path in tasks if path.name not in known] + _old_folders(self._data / SPOOL)
+
+
+def _old_folders(where: Path) -> list[Path]:
+    old = days_ago(_STRAY_SECONDS / 86_400)
+    return [Path(entry) for entry in os.scandir(where) if entry.is_dir() and moment(entry.stat().st_mtime) < old]
 
 
 def _load_flow(database: Database, replica_id: str) -> Flow:
