@@ -16,7 +16,7 @@ from starlette.routing import Route
 from app import __version__
 from app.api import ocr, process, status, tasks
 from app.api.context import LastResort, RequestContext
-from app.api.gate import MEGABYTE, Admission, Gate
+from app.api.gate import KEY_SCHEMES, MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
 from app.api.problems import install_handlers
 from app.engine.base import Engine
@@ -161,9 +161,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.stopping = lambda: False  # whoever runs the server knows
     app.mount("/static", OwnFiles(directory=STATIC), name="static")
     app.include_router(status.router)
-    app.include_router(ocr.router)
-    app.include_router(tasks.router)
-    app.include_router(process.router)
+    for router in (ocr.router, tasks.router, process.router):
+        app.include_router(router, dependencies=KEY_SCHEMES)
     install_handlers(app)
     app.add_middleware(
         Gate,

@@ -202,6 +202,7 @@ def log_page(page: ReadPage) -> None:
     recognition = page.recognition
     log.info(
         "page_recognised",
+        page=page.number,
         mode=recognition.mode,
         characters=len(recognition.text),
         boxes=len(recognition.boxes),

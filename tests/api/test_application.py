@@ -68,12 +68,34 @@ async def test_every_origin_never_goes_with_credentials():
 
 
 async def test_the_index_tells_a_program_where_everything_is():
-    """Every route it names answers."""
+    """It names every route, and each answers; here those of tasks say that they are turned off."""
     async with serving() as client:
         body = (await client.get("/")).json()
         assert (body["inference_engine"], body["docs"]) == ("fake", "/docs")
+        published = (await client.get("/openapi.json")).json()["paths"]
+        assert set(body["routes"].values()) == set(published) - {"/"} | {"/openapi.json"}
         for path in {**body["routes"], "docs": "/docs"}.values():
-            assert (await client.get(path)).status_code == (405 if path == "/api/ocr" else 200)
+            usual = 501 if path.startswith("/api/tasks") else 200
+            expected = usual if "get" in published.get(path, {"get": {}}) else 405
+            assert (await client.get(path.replace("{number}", "1"))).status_code == expected, path
+
+
+async def test_the_description_says_which_routes_take_a_key_and_how():
+    """So that the documentation page can send one."""
+    async with serving(api_key_hashes=hash_api_key("key")) as client:
+        schema = (await client.get("/openapi.json")).json()
+        sent = [{"Authorization": "Bearer key"}, {"X-API-Key": "key"}, {"Authorization": "Basic key"}]
+        answers = [(await client.get("/api/modes", headers=headers)).status_code for headers in sent]
+    assert answers == [200, 200, 401]
+    kinds = schema["components"]["securitySchemes"].values()
+    assert [(kind["type"], kind.get("name", kind.get("scheme"))) for kind in kinds] == [
+        ("http", "bearer"),
+        ("apiKey", "X-API-Key"),
+    ]
+    for path, methods in schema["paths"].items():
+        for operation in methods.values():
+            keys = [name for way in operation.get("security", []) for name in way]
+            assert keys == (["HTTPBearer", "APIKeyHeader"] if path.startswith("/api/") else []), path
 
 
 async def test_metrics_do_not_grow_with_what_strangers_ask_for():

@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 
+import structlog
 from httpx_sse import aconnect_sse
 from PIL import Image
 
@@ -385,8 +386,12 @@ async def test_no_address_leads_out_of_a_task(tmp_path):
 async def test_a_picture_read_at_once_is_a_finished_task(tmp_path):
     """In the JSON of front ends."""
     async with keeping(tmp_path) as client:
-        answer = (await client.post("/api/ocr/image", files=upload(png(230, 20), "page.png"))).json()
+        with structlog.testing.capture_logs() as logs:
+            answer = (await client.post("/api/ocr/image", files=upload(png(230, 20), "page.png"))).json()
         task = (await client.get(f"/api/tasks/{answer['task_id']}")).json()
+    assert [(line["page"], line["characters"]) for line in logs if line["event"] == "page_recognised"] == [
+        (1, len(text_of(30)))
+    ]
     assert answer.pop("duration_ms") >= 0
     assert answer.pop("timing") == task["timing"]
     assert answer == {

@@ -9,6 +9,8 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterator
 
+from fastapi import Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +24,13 @@ from app.errors import (
 )
 
 MEGABYTE = 1_000_000
+
+# What the OpenAPI description says of keys, so that /docs asks for one; they check nothing, the gate does.
+KEY_SCHEMES = (
+    Security(HTTPBearer(auto_error=False, description="One of the keys the operator has set; none where none is set.")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, in a header of its own.")),
+)
+
 # Bytes a second, on average. An upload slower than this would hold its place for hours without ever falling silent;
 # the slowest mobile connections are five times as fast.
 SLOWEST_UPLOAD = 2_000

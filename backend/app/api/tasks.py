@@ -31,6 +31,7 @@ from app.errors import InvalidParameter, JobsDisabled
 from app.jobs.documents import Documents
 from app.jobs.files import archive_name, stem
 from app.jobs.task import Order, Task, TaskState
+from app.reader import log_page
 from app.results.writers import FORMATS, Format
 
 log = structlog.get_logger()
@@ -107,6 +108,7 @@ async def read_picture_as_task(
     reading = request.app.state.reader.read(loading(image), choice, options, request.state.request_id, pictures=True)
     page = await until_disconnect(request.receive, reading)
     request.app.state.metrics.observe_page(page.recognition, page.timing_ms)
+    log_page(page)
     order = Order(
         type="image",
         name=(image.filename or "")[:LONGEST_NAME],
