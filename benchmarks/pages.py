@@ -67,6 +67,21 @@ class RenderedPage:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """What a page is drawn on: its sides and margin in pixels, how much of its height is filled, in how many columns."""
+
+    width: int = 1240
+    height: int = 1754
+    margin: int = 90
+    fill: float = 1.0
+    columns: tuple[int, ...] = (1, 1, 2)
+
+
+A4 = Sheet()
+"""At 150 dpi."""
+
+
+@dataclass(frozen=True)
 class _Style:
     regular: str
     size: int
@@ -79,23 +94,23 @@ class FontsMissing(RuntimeError):
     """A font package is not installed; the message names it."""
 
 
-def render_pages(count: int, script: Script, seed: int) -> list[RenderedPage]:
+def render_pages(count: int, script: Script, seed: int, sheet: Sheet = A4) -> list[RenderedPage]:
     """Draw `count` pages; the same arguments give the same pages."""
-    return [render_page(script, seed * 1000 + number) for number in range(count)]
+    return [render_page(script, seed * 1000 + number, sheet) for number in range(count)]
 
 
-def render_page(script: Script, seed: int) -> RenderedPage:
-    """Draw one A4 page at 150 dpi: a heading over one or two columns of paragraphs, lightly noisy."""
+def render_page(script: Script, seed: int, sheet: Sheet = A4) -> RenderedPage:
+    """Draw one page: a heading and, where there is room, paragraphs below it in one or two columns, lightly noisy."""
     rng = random.Random(f"{script} {seed}")
     style = _Style(
         regular=rng.choice(_fonts(script)),
         size=rng.choice((20, 22, 24, 28, 32)),
-        columns=rng.choice((1, 1, 2)),
+        columns=rng.choice(sheet.columns),
         ink=rng.randint(0, 70),
         paper=rng.randint(235, 255),
     )
-    image = Image.new("L", (1240, 1754), style.paper)
-    lines = _draw(image, style, script, rng)
+    image = Image.new("L", (sheet.width, sheet.height), style.paper)
+    lines = _draw(image, style, script, rng, sheet)
     return RenderedPage(f"{script}-{seed}", script, _with_noise(image, seed), "\n".join(lines))
 
 
@@ -113,6 +128,32 @@ def character_errors(read: str, truth: str) -> tuple[int, int]:
     return Levenshtein.distance(" ".join(read.split()), wanted), len(wanted)
 
 
+def line_errors(read: str, truth: str) -> tuple[int, int]:
+    """Return the edits that make the lines read those of the truth in whatever order, and the truth's length.
+
+    For readers without a notion of columns. Each true line takes the nearest line read that is left, equal ones
+    first; lines left over count as errors in full.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    left = [line for line in (" ".join(row.split()) for row in read.splitlines()) if line]
+    wanted = [" ".join(line.split()) for line in truth.splitlines()]
+    misread = []
+    for line in wanted:
+        if line in left:
+            left.remove(line)
+        else:
+            misread.append(line)
+    errors = 0
+    for line in misread:
+        nearest = min(left, key=lambda other: Levenshtein.distance(line, other), default="")
+        distance = Levenshtein.distance(line, nearest)
+        errors += min(distance, len(line))
+        if nearest and distance < len(line):
+            left.remove(nearest)
+    return errors + sum(map(len, left)), sum(map(len, wanted))
+
+
 def _fonts(script: Script) -> list[str]:
     found = []
     for package, names in (LATIN_FONTS if script == "latin" else CHINESE_FONTS).items():
@@ -123,11 +164,12 @@ def _fonts(script: Script) -> list[str]:
     return found
 
 
-def _draw(image: Image.Image, style: _Style, script: Script, rng: random.Random) -> list[str]:
+def _draw(image: Image.Image, style: _Style, script: Script, rng: random.Random, sheet: Sheet) -> list[str]:
     draw = ImageDraw.Draw(image)
     heading_font = ImageFont.truetype(style.regular, round(style.size * 1.7))
     font = ImageFont.truetype(style.regular, style.size)
-    margin, gutter = 90, 60
+    margin, gutter = sheet.margin, 60
+    bottom = round(sheet.height * sheet.fill) - margin
     heading = _heading(script, rng)
     draw.text((margin, margin), heading, font=heading_font, fill=style.ink)
     lines = [heading]
@@ -136,9 +178,9 @@ def _draw(image: Image.Image, style: _Style, script: Script, rng: random.Random)
     for column in range(style.columns):
         left = margin + column * (width + gutter)
         y = top
-        while y < image.height - margin - 4 * style.size:
+        while y < bottom - 4 * style.size:
             for line in _wrap(_sentence_run(script, rng), font, width, script):
-                if y > image.height - margin - style.size:
+                if y > bottom - style.size:
                     break
                 draw.text((left, y), line, font=font, fill=style.ink)
                 lines.append(line)

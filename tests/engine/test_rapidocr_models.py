@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rapidocr.ch_ppocr_det.utils import DetPreProcess
 
-from app.engine.rapidocr.models import Models, Picture, _prepare_like
+from app.engine.rapidocr.models import Models, _prepare_like
+from app.engine.rapidocr.recogniser import Picture
 
 HALF = [0.5, 0.5, 0.5]
 IMAGENET = [0.485, 0.456, 0.406]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engine.rapidocr.geometry import Placement, Points
-
-Picture = NDArray[np.uint8]
-"""Shape (height, width, 3)."""
+from app.engine.rapidocr.recogniser import Picture, Reading, Recogniser
 
 _MAX_SIDE = 2000
 _LONG_PAGE = 2.0
 _LONG_PAGE_PIXELS = 3_000_000
 _MAX_ASPECT = 8.0
 _MIN_SIDE = 256
-_WIDTH_STEP = 32
-_WIDTH_SPREAD = 96
-_BATCH = 6
-_MIN_WIDTH = 320
-_LINE_HEIGHT = 48
 _TALL = 1.5
-_LEAST_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +41,6 @@ class Detection:
     tall: list[bool]
     placement: Placement
     read_size: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A recognised line: its text, the mean confidence of its characters, and their bounds where asked for."""
-
-    text: str
-    confidence: float
-    bounds: tuple[float, ...] | None = None
-
-    @property
-    def is_text(self) -> bool:
-        """Whether RapidOCR's own filter keeps it."""
-        return bool(self.text.strip()) and self.confidence >= _LEAST_CONFIDENCE
 
 
 class Models:
@@ -86,18 +64,18 @@ class Models:
                 "Global.use_cls": False,
                 "EngineConfig.openvino.inference_num_threads": threads or -1,
                 "Det.engine_type": EngineType.OPENVINO,
-                "Rec.engine_type": EngineType.OPENVINO,
-                # Paths, because RapidOCR fetches a model that it finds by name and thinks damaged.
+                # A path, because RapidOCR fetches a model that it finds by name and thinks damaged.
                 "Det.model_path": str(models / "PP-OCRv6_det_small.onnx"),
-                "Rec.model_path": str(models / "PP-OCRv6_rec_small.onnx"),
             }
         )
         _speed_up_preparation(self._ocr)
+        self._recogniser = Recogniser(models / "PP-OCRv6_rec_small.onnx", threads)
 
     def warm_up(self) -> None:
         """Run both models once on a blank page, which takes the first page's allocations off it."""
         self.detect(np.full((1280, 960, 3), 255, np.uint8), 0)
-        self.recognise([np.full((_LINE_HEIGHT, width, 3), 255, np.uint8) for width in (320, 800) for _ in range(6)])
+        for count in (1, 12):
+            self.recognise([np.full((48, width, 3), 255, np.uint8) for width in (320, 800) for _ in range(count)])
 
     def detect(self, page: Picture, turns: int) -> Detection:
         """Find the lines of a page that is first turned `turns` quarters counter-clockwise."""
@@ -130,15 +108,7 @@ class Models:
 
     def recognise(self, crops: Sequence[Picture], with_bounds: bool = False) -> list[Reading]:
         """Read lines that stand upright; `with_bounds` also finds where each character is."""
-        readings: dict[int, Reading] = {}
-        recogniser = self._ocr._load_rec_model()
-        self._ocr.return_word_box = with_bounds
-        for width, indices in _batches(crops):
-            recogniser.rec_image_shape = [3, _LINE_HEIGHT, width]
-            read = self._ocr.recognize_txt([crops[index] for index in indices])
-            for index, text, score, words in zip(indices, read.txts, read.scores, read.word_results, strict=True):
-                readings[index] = Reading(text, float(score), _bounds(text, words) if with_bounds else None)
-        return [readings[index] for index in range(len(crops))]
+        return self._recogniser.read(crops, with_bounds)
 
     def _frame(self, picture: Picture) -> tuple[Picture, int, int]:
         """Widen strips and tiny pictures with their border's colour; also the offsets x, y.
@@ -202,26 +172,6 @@ def _prepare_like(own: Any) -> Callable[[Picture], NDArray[np.float32] | None]:
     return prepare
 
 
-def _batches(crops: Sequence[Picture]) -> list[tuple[int, list[int]]]:
-    """Group lines of about the same width: (input width, indices).
-
-    RapidOCR pads every line of a batch to its widest, and the models prepare for each new width:
-    so widths are rounded up, and a batch ends where they differ by much. A few lines at a time then
-    cost no more than RapidOCR's batches of a whole page's lines sorted by width.
-    """
-    widths = [
-        max(_MIN_WIDTH, math.ceil(_LINE_HEIGHT * crop.shape[1] / crop.shape[0] / _WIDTH_STEP) * _WIDTH_STEP)
-        for crop in crops
-    ]
-    batches: list[tuple[int, list[int]]] = []
-    for index in sorted(range(len(crops)), key=lambda index: -widths[index]):
-        if batches and len(batches[-1][1]) < _BATCH and batches[-1][0] - widths[index] <= _WIDTH_SPREAD:
-            batches[-1][1].append(index)
-        else:
-            batches.append((widths[index], [index]))
-    return batches
-
-
 def _side_limit(picture: Picture) -> int:
     """Return the longest side to read: RapidOCR's 2000 pixels, but for receipts and the like as many pixels in all."""
     long, short = max(picture.shape[:2]), min(picture.shape[:2])
@@ -235,16 +185,3 @@ def _is_tall(quad: Points) -> bool:
     width = int(max(np.linalg.norm(quad[0] - quad[1]), np.linalg.norm(quad[2] - quad[3])))
     height = int(max(np.linalg.norm(quad[0] - quad[3]), np.linalg.norm(quad[1] - quad[2])))
     return height / width >= _TALL
-
-
-def _bounds(text: str, words: Any) -> tuple[float, ...]:
-    """Return the borders between characters, as fractions of the line, from the recogniser's time steps."""
-    columns: Iterable[int] = [column for word in words.word_cols for column in word]
-    inked = [index for index, letter in enumerate(text) if not letter.isspace()]
-    steps = max(float(words.line_txt_len), 1.0)
-    centres = [(column + 0.5) / steps for column in columns]
-    if len(centres) != len(inked) or not centres:
-        return tuple(index / max(1, len(text)) for index in range(len(text) + 1))
-    middles = np.interp(np.arange(len(text)), inked, np.maximum.accumulate(centres))
-    inner = (middles[1:] + middles[:-1]) / 2
-    return tuple(float(value) for value in np.clip([0.0, *inner, 1.0], 0.0, 1.0))

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from app.engine.rapidocr.models import Detection, Picture, Reading
+from app.engine.rapidocr.models import Detection
+from app.engine.rapidocr.recogniser import Picture, Reading
 
 _SAMPLE = 3
 _SURE = 0.95

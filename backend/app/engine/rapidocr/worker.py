@@ -17,7 +17,8 @@ from app.errors import EngineStartError, OutOfMemory
 from app.exchange import Exchange
 
 if TYPE_CHECKING:
-    from app.engine.rapidocr.models import Detection, Models, Picture, Reading
+    from app.engine.rapidocr.models import Detection, Models
+    from app.engine.rapidocr.recogniser import Picture, Reading
 
 _FIRST_LINES = 12
 """Lines recognised at first, twice as many each time after: text leaves early, and larger batches cost less."""
