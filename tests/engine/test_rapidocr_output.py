@@ -82,6 +82,21 @@ def test_markdown_writes_tables_as_html_with_their_empty_cells() -> None:
     ]
 
 
+def test_a_cell_across_two_columns_does_not_merge_them() -> None:
+    """A date over the numbers of an invoice; and a name with a gap in one row alone makes no column of its own."""
+    page = sheet(
+        (0, 0, "Invoice 7"), (200, 0, "20 November 2026"),
+        (0, 30, "Paper"), (200, 30, "12"), (300, 30, "46.80"),
+        (0, 60, "Ink"), (40, 60, "blue"), (200, 60, "3"), (300, 60, "27.00"),
+        (0, 90, "Total"), (300, 90, "73.80"),
+    )  # fmt: skip
+    assert "".join(output.markdown(page)).split("\n")[1:] == [
+        '<table><tr><td>Invoice 7</td><td colspan="2">20 November 2026</td></tr>'
+        "<tr><td>Paper</td><td>12</td><td>46.80</td></tr><tr><td>Ink blue</td><td>3</td><td>27.00</td></tr>"
+        "<tr><td>Total</td><td></td><td>73.80</td></tr></table>"
+    ]
+
+
 def test_markdown_writes_a_form_as_lines() -> None:
     """Names that end in a colon make no table, unless one row has none."""
     rows = [(0, 0, "Date:"), (200, 0, "4 May"), (0, 30, "客户："), (200, 30, "Anna")]

@@ -79,15 +79,25 @@ def is_cell_gap(before: Box, after: Box) -> bool:
 
 
 def table_columns(boxes: Sequence[Box], rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """Return the x range of each column: the cells' ranges, merged where they overlap."""
+    """Return the x range of each column: the cells' ranges, merged where they overlap.
+
+    A cell that most other rows divide, a heading's say, lies across columns and makes none.
+    """
     spans = sorted((boxes[cell].left, boxes[cell].right) for row in rows for cell in row)
-    columns = [spans[0]]
-    for left, right in spans[1:]:
+    single = [span for span in spans if not _lies_across(boxes, span, rows)] or spans
+    columns = [single[0]]
+    for left, right in single[1:]:
         if left < columns[-1][1]:
             columns[-1] = (columns[-1][0], max(right, columns[-1][1]))
         else:
             columns.append((left, right))
     return columns
+
+
+def _lies_across(boxes: Sequence[Box], span: tuple[float, float], rows: Sequence[Row]) -> bool:
+    """Say whether at least as many rows have several cells in `span` as have one, the cell's own row included."""
+    found = [sum(boxes[cell].left < span[1] and span[0] < boxes[cell].right for cell in row) for row in rows]
+    return 0 < sum(count > 1 for count in found) >= sum(count == 1 for count in found)
 
 
 def _columns(boxes: Sequence[Box], items: list[int]) -> list[list[int]]:

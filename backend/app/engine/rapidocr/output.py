@@ -208,14 +208,27 @@ def _ends_early(boxes: Sequence[Box], block: Block, row: Row, after: Row, text: 
 def _table(sheet: Sheet, block: Block) -> str:
     """Write HTML, as the model does: Markdown tables need a heading row, and a page's may have none."""
     columns = table_columns(sheet.boxes, block.rows)
-    rows = []
-    for row in block.rows:
-        cells = [""] * len(columns)
-        for index in row:
-            line = sheet.line(index)
-            if line:
-                box = sheet.boxes[index]
-                place = next(n for n, (left, right) in enumerate(columns) if left <= box.left and box.right <= right)
-                cells[place] = (cells[place] + " " + line.text).strip()
-        rows.append("<tr>" + "".join(f"<td>{html.escape(cell, quote=False)}</td>" for cell in cells) + "</tr>")
-    return "<table>" + "".join(rows) + "</table>"
+    rows = [_cells(sheet, row, columns) for row in block.rows]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _cells(sheet: Sheet, row: Row, columns: Sequence[tuple[float, float]]) -> str:
+    """Write a row's cells, empty ones too; one that lies across columns takes all those that are free."""
+    texts: dict[int, str] = {}
+    last: dict[int, int] = {}
+    for index in row:
+        line = sheet.line(index)
+        if line:
+            box = sheet.boxes[index]
+            # A cell lies on no column at all only where every cell of the table lies across others.
+            on = [n for n, (left, right) in enumerate(columns) if left < box.right and box.left < right] or [0]
+            texts[on[0]] = f"{texts.get(on[0], '')} {line.text}".strip()
+            last[on[0]] = on[-1]
+    cells, column = "", 0
+    while column < len(columns):
+        free = next((n for n in sorted(texts) if n > column), len(columns))
+        wide = min(last.get(column, column) + 1, free) - column
+        cells += f'<td colspan="{wide}">' if wide > 1 else "<td>"
+        cells += f"{html.escape(texts.get(column, ''), quote=False)}</td>"
+        column += wide
+    return cells
