@@ -18,7 +18,7 @@ FONT_PACKAGES = fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-ad
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test check format lock openapi env-example api-key image-test \
-        bench bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf parity compat compat-shims serve-tiny eval-tiny tiny-reader clean system-packages
+        bench bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-memory bench-pdf bench-searchable-pdf parity compat compat-shims serve-tiny eval-tiny tiny-reader clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,7 +59,7 @@ api-key: $(VENV)/.runtime ## print a new API key and the hash to put into .env
 image-test: $(VENV)/.dev system-packages ## build the images without a Docker engine and read a page through each (IMAGE=cpu: one)
 	@tools/image_test.sh $(VENV)/bin/python $(IMAGE)
 
-bench: bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-pdf bench-searchable-pdf ## run every benchmark
+bench: bench-accuracy bench-cpu bench-overhead bench-burst bench-jobs bench-memory bench-pdf bench-searchable-pdf ## run every benchmark
 
 bench-accuracy: $(VENV)/.dev system-packages ## character error rate over rendered pages, through HTTP
 	@$(VENV)/bin/python -m benchmarks.accuracy $(ARGS)
@@ -75,6 +75,9 @@ bench-burst: $(VENV)/.dev system-packages ## 200 uploads at once: answers, error
 
 bench-jobs: $(VENV)/.dev system-packages ## 300 pages under five kill -9, on SQLite and on PostgreSQL
 	@$(VENV)/bin/python -m benchmarks.jobs $(ARGS)
+
+bench-memory: $(VENV)/.dev system-packages ## memory under a PDF of 10,000 pages and pages of 200 megapixels, time to a document's first text
+	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)
 
 bench-pdf: $(VENV)/.dev system-packages ## PDF pages rendered per second, beside pdftoppm
 	@$(VENV)/bin/python -m benchmarks.pdf_render $(ARGS)
