@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import pickle
 import signal
@@ -288,7 +289,26 @@ def test_what_is_shipped_arrives_as_it_was() -> None:
         assert pickle.loads(pickle.dumps(exchange.ship(upload))) == upload
 
 
+def test_a_large_page_is_nowhere_twice() -> None:
+    """What is written is given up by its writer, and what is read by the file; it arrives whole, at odd sizes too."""
+    exchange = Exchange()
+    for size in (33 * 2**20, 48 * 2**20 + 4097):
+        pixels = np.arange(size, dtype=np.uint32).astype(np.uint8).reshape(1, -1, 1)
+        expected = hashlib.sha256(pixels).digest()
+        pickled = pickle.dumps(exchange.ship_away(pixels))
+        left = np.count_nonzero(pixels)
+        assert left <= 4096 * (size // 2**24 + 2)  # a page of memory at each end of a piece
+        arrived = pickle.loads(pickled)
+        assert hashlib.sha256(arrived).digest() == expected
+        assert os.fstat(exchange._fd).st_blocks * 512 <= 32 * 2**20
+    small = np.ones((10, 10, 3), np.uint8)
+    assert pickle.loads(pickle.dumps(exchange.ship_away(small))).all()
+    assert small.all()
+
+
 def test_an_exchange_that_holds_less_than_announced_says_so() -> None:
     exchange = Exchange()
+    with pytest.raises(EOFError):
+        exchange.read(memoryview(bytearray(33 * 2**20)))
     with pytest.raises(EOFError):
         exchange.read(memoryview(bytearray(1)))

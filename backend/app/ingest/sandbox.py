@@ -65,7 +65,7 @@ def decode_confined(
     assert _exchange is not None, "prepare_process runs first"
     with _confined(source, limits):
         page = decode(source, limits, choice)
-    return _exchange.ship(page.pixels), page.source_format, page.number, page.pages, page.dpi
+    return _exchange.ship_away(page.pixels), page.source_format, page.number, page.pages, page.dpi
 
 
 def cut_confined(
@@ -80,7 +80,7 @@ def cut_confined(
         page = decode(source, limits, choice)
         views = prepare_views(page.pixels, options)
         pixels = np.concatenate((views.global_view.ravel(), views.tiles.ravel()))
-    cut = _exchange.ship(pixels), views.global_view.shape, views.tiles.shape, views.grid
+    cut = _exchange.ship_away(pixels), views.global_view.shape, views.tiles.shape, views.grid
     return cut, page.width, page.height, page.source_format, page.number, page.pages, page.dpi
 
 
