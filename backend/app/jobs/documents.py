@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -167,29 +167,20 @@ class Documents:
             raise StorageFull
         task_id = str(uuid.uuid4())
         folder = TaskFolder(self._data, task_id)
-        added = False
+        task: Task | None = None
         try:
             length, digest = await self._do(store_upload, upload, folder)
             pages, password = await open_upload(self._decoder, folder.source, order.password)
             numbers = ranges.parse(order.pages, pages)
             kept = await self._with_password(order, folder, password)
-            task = await self._do(
-                self._live.tasks.add, task_id, kept, numbers, length, fingerprint(digest, order), self._limits.tasks
-            )
-            added = task.id == task_id
-            if added:
-                await self._live.keeper.enqueue(task)
-                log.info("task_accepted", job=task_id, pages=len(numbers), bytes=length, priority=order.priority)
-            return task
-        except BaseException:
-            if added:
-                with contextlib.suppress(ServiceError):
-                    await asyncio.shield(self._do(self._live.tasks.remove, task_id))
-            added = False
-            raise
+            task = await self._add(task_id, kept, numbers, length, fingerprint(digest, order))
         finally:
-            if not added:
+            if task is None or task.id != task_id:
                 await asyncio.shield(self._do(folder.remove))
+        if task.id == task_id:
+            log.info("task_accepted", job=task_id, pages=len(numbers), bytes=length, priority=order.priority)
+            await self._live.keeper.enqueue(task)
+        return task
 
     async def keep(self, order: Order, upload: BinaryIO, read: ReadPage, queued: datetime) -> Task:
         """Write down a document of which one page was wanted and has been read, as a finished task."""
@@ -198,13 +189,23 @@ class Documents:
         task_id = str(uuid.uuid4())
         folder = TaskFolder(self._data, task_id)
         page, pictures = rename_figures(PageResult.of(read.number, read.recognition, read.dpi), read.pictures)
-        length, _ = await self._do(store_upload, upload, folder)
-        if order.password:
-            _, password = await open_upload(self._decoder, folder.source, order.password)
-            order = await self._with_password(order, folder, password)
+        written = False
+        try:
+            length, _ = await self._do(store_upload, upload, folder)
+            if order.password:
+                _, password = await open_upload(self._decoder, folder.source, order.password)
+                order = await self._with_password(order, folder, password)
+            await self._do(folder.save_pictures, pictures)
+            written = True
+        except OSError as error:
+            log.error("upload_not_written", reason=error.strerror)
+            raise StorageFull from None
+        finally:
+            if not written:
+                await asyncio.shield(self._do(folder.remove))
+        # Should this break off after the first line, the keeper has the page read once more.
         await self._do(self._live.tasks.add, task_id, order, (read.number,), length, "", most=10**9, queued=queued)
         await self._do(self._live.tasks.start, task_id, 1)
-        await self._do(folder.save_pictures, pictures)
         await self._do(self._live.pages.add, task_id, 1, page)
         added = sum(len(picture.jpeg) for picture in pictures)
         await self._do(self._live.tasks.end, task_id, 1, TaskState.SUCCEEDED, None, added)
@@ -258,14 +259,13 @@ class Documents:
 
     async def cancel(self, task_id: str) -> Task:
         """End a task with what it has; one that is finished stays as it is. Pages being read are aborted."""
-        task = await self.get(task_id)
-        if not task.unfinished:
-            return task
         reason = (CANCELLED, "The task was cancelled by request.")
-        if await self._do(self._live.tasks.end, task.id, None, TaskState.CANCELLED, reason):
+        ended = await self._do(self._live.tasks.end, _checked(task_id), None, TaskState.CANCELLED, reason)
+        task = await self.get(task_id)
+        if ended:
+            self._live.keeper.stop_reading(task)
             log.info("task_cancelled", job=task.id, pages=task.done)
-        self._live.keeper.stop_reading(task)
-        return await self.get(task_id)
+        return task
 
     async def retry(self, task_id: str) -> Task:
         """Read the pages again that failed or were never reached; raises TaskConflict where there are none."""
@@ -277,6 +277,19 @@ class Documents:
     async def delete(self, task_id: str) -> None:
         """Forget a task, its pages and its files; one that is not finished is cancelled first."""
         await self._live.keeper.forget(await self.cancel(task_id))
+
+    async def _add(self, task_id: str, order: Order, numbers: Sequence[int], length: int, found: str) -> Task:
+        """Write down a task; when this is cancelled, it is not there."""
+        adding = asyncio.ensure_future(
+            self._do(self._live.tasks.add, task_id, order, numbers, length, found, self._limits.tasks)
+        )
+        try:
+            return await asyncio.shield(adding)
+        except asyncio.CancelledError:
+            await asyncio.wait({adding})
+            with contextlib.suppress(ServiceError):
+                await self._do(self._live.tasks.remove, task_id)
+            raise
 
     async def _with_password(self, order: Order, folder: TaskFolder, password: str) -> Order:
         """Return an order as it is kept, the password its document needs put away."""

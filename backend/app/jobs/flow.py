@@ -184,7 +184,8 @@ async def _read_pages(task_id: str, run: int, plan: str) -> None:
         nonlocal wanted, failure
         running.discard(page)
         _give_turn_back()
-        failure = failure or (asyncio.CancelledError() if page.cancelled() else page.exception())
+        error = asyncio.CancelledError() if page.cancelled() else page.exception()
+        failure = failure or error
         wanted = wanted and failure is None and page.result()
 
     try:

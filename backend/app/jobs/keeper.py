@@ -20,7 +20,7 @@ from app.jobs.pages import TaskPages
 from app.jobs.replica_store import ReplicaStore
 from app.jobs.replicas import Replicas
 from app.jobs.steps import Steps
-from app.jobs.task import Task, is_id
+from app.jobs.task import Run, Task, is_id
 from app.jobs.task_store import TaskStore
 from app.jobs.threads import Threads
 
@@ -37,6 +37,7 @@ _BEAT_SECONDS = 1.0
 _LAUNCH_SECONDS = 30.0
 # A task without a workflow is one whose service died between writing down the one and the other.
 _LOST_SECONDS = 15.0
+_END_POLLS, _END_POLL_SECONDS = 20, 0.1
 _TIDY_SECONDS = 600.0
 _STRAY_SECONDS = 24 * 3600.0
 
@@ -89,22 +90,32 @@ class Keeper:
             await self._run(self._replicas.leave)
 
     async def enqueue(self, task: Task) -> None:
-        """Have the present run of a task read."""
-        flow = await self._launched_flow()
-        await self._run(flow.enqueue, task.id, task.run)
+        """Have the present run of a task read, which is in the database: if not now, it is found there later."""
+        with contextlib.suppress(DatabaseUnavailable, ShuttingDown):
+            flow = await self._launched_flow()
+            await self._run(flow.enqueue, task.id, task.run)
 
     def stop_reading(self, task: Task) -> None:
         """Abort the pages of a task that are being read here; other replicas see at their next beat that it is over."""
-        self._reading.stop(task.id)
+        self._reading.stop((task.id, task.run))
 
     async def forget(self, task: Task) -> None:
         """Delete a finished task, its pages and its files; raises TaskNotFound."""
         flow = await self._launched_flow()
         await self._downloads.forget(task.id)
         await self._run(self._tasks.remove, task.id)
+        await self._let_end(flow, task)
         await self._run(flow.delete, task.id, task.run)
         await self._run(TaskFolder(self._data, task.id).remove)
         log.info("task_deleted", job=task.id)
+
+    async def _let_end(self, flow: Flow, task: Task) -> None:
+        """Wait a moment for a run that is under way to see that it is over: it cannot write down its steps when it is deleted."""
+        run = (task.id, task.run)
+        for _ in range(_END_POLLS):
+            if (await self._run(flow.states, [run])).get(run) != "PENDING":
+                return
+            await asyncio.sleep(_END_POLL_SECONDS)
 
     async def _keep(self) -> None:
         beats = 0
@@ -145,8 +156,8 @@ class Keeper:
     async def _beat(self, beats: int) -> None:
         flow = await self._launched_flow()
         living = await self._run(self._replicas.living)
-        for task_id in await self._run(self._stopped_elsewhere):
-            self._reading.stop(task_id)
+        for run in await self._run(self._stopped_elsewhere):
+            self._reading.stop(run)
         # One takes over for all, the one with the lowest id. Should two do it at once, pages are read twice and written once.
         if self._replicas.id == min(living):
             for task_id in await self._run(flow.adopt, living):
@@ -158,11 +169,11 @@ class Keeper:
         if beats % 5 == 0:
             self._count(await self._run(self._tasks.counts))
 
-    def _stopped_elsewhere(self) -> list[str]:
-        """Return the tasks that are being read here although they were ended, by another replica say."""
+    def _stopped_elsewhere(self) -> list[Run]:
+        """Return the runs that are being read here although they were ended, by another replica say."""
         active = self._reading.active
-        wanted = {task_id for task_id, _, _ in self._tasks.unfinished()} if active else set()
-        return [task_id for task_id in active if task_id not in wanted]
+        wanted = {(task_id, run) for task_id, run, _ in self._tasks.unfinished()} if active else set()
+        return [run for run in active if run not in wanted]
 
     async def _find_lost(self, flow: Flow) -> None:
         """Start tasks that have no workflow, and end those whose workflow ended without them."""

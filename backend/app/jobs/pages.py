@@ -22,7 +22,7 @@ from app.ingest.choice import PageChoice
 from app.jobs.files import TaskFolder, rename_figures
 from app.jobs.page_store import PageStore
 from app.jobs.passwords import recall_password
-from app.jobs.task import Task
+from app.jobs.task import Run, Task
 from app.jobs.threads import Threads
 from app.jobs.turns import Turns
 from app.reader import PageReader, Picture, ReadPage, log_page
@@ -53,7 +53,7 @@ class TaskPages:
         self._refusal = refusal
         self._data = data
         self._observe = observe
-        self._reading: dict[str, set[asyncio.Task[object]]] = {}
+        self._reading: dict[Run, set[asyncio.Task[object]]] = {}
         self.turns = Turns(reader.background_pages)
 
     async def read(self, task: Task, number: int) -> bool:
@@ -62,8 +62,9 @@ class TaskPages:
         What is wrong with the page is written down in its place. Cancelling this, or `stop`, leaves no trace of it.
         """
         reading: asyncio.Task[object] = asyncio.ensure_future(self._read(task, number))
-        of_task = self._reading.setdefault(task.id, set())
-        of_task.add(reading)
+        run = (task.id, task.run)
+        of_run = self._reading.setdefault(run, set())
+        of_run.add(reading)
         try:
             await asyncio.wait({reading})
             return bool(reading.result()) if not reading.cancelled() else False
@@ -71,19 +72,19 @@ class TaskPages:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({reading})
-            of_task.discard(reading)
-            if not of_task:
-                self._reading.pop(task.id, None)
+            of_run.discard(reading)
+            if not of_run:
+                self._reading.pop(run, None)
 
-    def stop(self, task_id: str) -> None:
-        """Abort the pages of a task that are being read, and have it wait for no more."""
-        self.turns.hurry(task_id)
-        for reading in self._reading.get(task_id, ()):
+    def stop(self, run: Run) -> None:
+        """Abort the pages of a run that are being read, and have it wait for no more."""
+        self.turns.hurry(run)
+        for reading in self._reading.get(run, ()):
             reading.cancel()
 
     @property
-    def active(self) -> list[str]:
-        """The tasks of which pages are being read, or wait for it."""
+    def active(self) -> list[Run]:
+        """The runs of which pages are being read, or wait for it."""
         return list(self._reading.keys() | self.turns.waiting)
 
     async def _read(self, task: Task, number: int) -> bool:

@@ -52,7 +52,7 @@ class Steps:
         task = await self._task(task_id)
         if task is None or not task.unfinished or task.run != run:
             return False
-        await self._reading.turns.take(task_id, task.order.priority)
+        await self._reading.turns.take((task_id, run), task.order.priority)
         return True
 
     def give_turn_back(self) -> None:
@@ -69,11 +69,16 @@ class Steps:
         return await self._reading.read(task, number)
 
     async def finish(self, task_id: str, run: int) -> bool:
-        """End the task, with its results unless it was cancelled; say whether somebody is to be told."""
+        """End the task, with its results unless it was cancelled; say whether somebody is to be told.
+
+        Raises InternalError where it has pages left: better failed, and to be retried, than whole in appearance.
+        """
         task = await self._task(task_id)
         if task is None or task.run != run:
             return False
         if task.unfinished:
+            if task.done < task.total:
+                raise InternalError
             size = await self._downloads.finish(task) - task.bytes
             error = None
             if task.failed == task.total:

@@ -14,6 +14,9 @@ from app.ocr.service import RecogniseOptions
 
 TaskType = Literal["pdf", "image"]
 
+Run = tuple[str, int]
+"""A task's id, and the how manieth time, from 1 on, that it is read."""
+
 CANCELLED = "cancelled"
 NO_PAGE_READ = "no_page_read"
 

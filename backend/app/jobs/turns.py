@@ -6,6 +6,8 @@ import asyncio
 import heapq
 import itertools
 
+from app.jobs.task import Run
+
 
 class Turns:
     """`count` pages at a time.
@@ -18,9 +20,9 @@ class Turns:
         self._free = count
         self._arrivals = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._documents: dict[asyncio.Future[None], str] = {}
+        self._documents: dict[asyncio.Future[None], Run] = {}
 
-    async def take(self, document: str, priority: int) -> None:
+    async def take(self, document: Run, priority: int) -> None:
         """Wait for a turn; `give_back` ends it."""
         turn = asyncio.get_running_loop().create_future()
         self._documents[turn] = document
@@ -36,11 +38,11 @@ class Turns:
             del self._documents[turn]
 
     @property
-    def waiting(self) -> set[str]:
+    def waiting(self) -> set[Run]:
         """The documents that wait for a turn."""
         return set(self._documents.values())
 
-    def hurry(self, document: str) -> None:
+    def hurry(self, document: Run) -> None:
         """Give a document that waits its turn at once, beside the others: it is to end, not to read."""
         for turn, waiting in self._documents.items():
             if waiting == document and not turn.done():

@@ -1,0 +1,138 @@
+"""What a hostile user, or a bad day, does to tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import uuid
+
+import structlog
+
+from tests.documents import SizedEngine, book, ended, keeping, reached, send, text_of
+from tests.engines import SayingEngine
+
+FIGURE = "<|ref|>image<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n"
+
+
+def rows(folder) -> list[int]:
+    """How many rows there are of tasks, pages, workflows and steps."""
+    tables = ("ocr_tasks", "ocr_pages", "workflow_status", "operation_outputs")
+    with contextlib.closing(sqlite3.connect(folder / "tasks.sqlite")) as database:
+        return [database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables]
+
+
+async def test_the_same_key_in_the_same_moment_is_one_task(tmp_path):
+    """All are told of the one, and nothing is left of the other uploads."""
+    engine = SizedEngine()
+    async with keeping(tmp_path, engine) as client:
+        headers = {"Idempotency-Key": "once"}
+        tasks = await asyncio.gather(*(send(client, book(3), headers) for _ in range(8)))
+        await ended(client, tasks[0]["task_id"])
+        listed = (await client.get("/api/tasks")).json()["tasks"]
+    assert {task["task_id"] for task in tasks} == {listed[0]["task_id"]}
+    assert (len(listed), sorted(engine.read)) == (1, [1, 2, 3])
+    assert [entry.name for entry in tmp_path.iterdir() if len(entry.name) == 36] == [listed[0]["task_id"]]
+
+
+async def test_an_upload_whose_service_died_before_its_row_is_no_task(tmp_path):
+    """Its folder is no task, and those of that day are left alone."""
+    stray = str(uuid.uuid4())
+    (tmp_path / stray).mkdir()
+    (tmp_path / stray / "source").write_bytes(book(1))
+    async with keeping(tmp_path) as client:
+        assert (await client.get(f"/api/tasks/{stray}")).status_code == 404
+        assert (await client.get(f"/api/tasks/{stray}/pages/1/picture")).status_code == 404
+        assert (await client.get(f"/api/tasks/{stray}/download/result.md")).status_code == 404
+        assert (await client.post(f"/api/tasks/{stray}/cancel")).status_code == 404
+        assert (await client.delete(f"/api/tasks/{stray}")).status_code == 404
+    assert (tmp_path / stray / "source").exists()
+
+
+async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path):
+    """The keeper finds it: what DBOS keeps is away here, and comes back."""
+    async with keeping(tmp_path) as client:
+        await ended(client, (await send(client, book(1)))["task_id"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)) as database:
+            database.execute("ALTER TABLE workflow_status RENAME TO away")
+            accepted = await send(client, book(2))
+            database.execute("ALTER TABLE away RENAME TO workflow_status")
+        task = await ended(client, accepted["task_id"], seconds=60)
+    assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(1), text_of(2)]
+
+
+async def test_a_full_disk_fails_the_page_whose_figure_does_not_fit(tmp_path):
+    """The page is read again when there is room; here a file stands where the folder of figures should be."""
+    async with keeping(tmp_path, SayingEngine(FIGURE)) as client:
+        task_id = (await send(client, book(2), mode="markdown"))["task_id"]
+        (tmp_path / task_id / "images").touch()
+        task = await ended(client, task_id)
+        assert (task["status"], task["error_code"]) == ("failed", "no_page_read")
+        assert [page["code"] for page in task["failed_pages"]] == ["storage_full", "storage_full"]
+        (tmp_path / task_id / "images").unlink()
+        assert (await client.post(f"/api/tasks/{task_id}/retry")).status_code == 202
+        task = await ended(client, task_id)
+    assert [page["image_assets"] for page in task["result"]["pages"]] == [
+        ["images/page-1-img-1.jpg"],
+        ["images/page-2-img-1.jpg"],
+    ]
+
+
+async def test_a_locked_database_delays_documents_and_loses_nothing(tmp_path):
+    """Each page is there once when it is free again."""
+    engine = SizedEngine(pause=0.05)
+    async with keeping(tmp_path, engine) as client:
+        task_id = (await send(client, book(10)))["task_id"]
+        await reached(client, task_id, 2)
+        with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            await asyncio.sleep(7)  # longer than SQLite waits unless told otherwise
+            database.execute("COMMIT")
+        task = await ended(client, task_id)
+    assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(number) for number in range(1, 11)]
+
+
+async def test_an_urgent_document_passes_all_that_wait(tmp_path):
+    """Of the pages that were waiting when it was taken up, only those in hand go before it."""
+    engine = SizedEngine(pause=0.05)
+    async with keeping(tmp_path, engine) as client:
+        for _ in range(30):
+            last = (await send(client, book(40)))["task_id"]
+        await reached(client, last, 1)  # all of them are under way
+        before = len(engine.read)
+        urgent = (await send(client, book(60), pages="60", priority=100))["task_id"]
+        await ended(client, urgent)
+        place = engine.read.index(60)
+        # The queue is looked at twice a second.
+        assert place - before < 60
+
+
+async def test_deleting_a_document_that_is_being_read_leaves_nothing_and_no_complaint(tmp_path):
+    """No row, no file, no line above info."""
+    engine = SizedEngine(pause=0.2, concurrency=2)
+    with structlog.testing.capture_logs() as logs:
+        async with keeping(tmp_path, engine) as client:
+            for _ in range(2):
+                task_id = (await send(client, book(20)))["task_id"]
+                await reached(client, task_id, 1)
+                assert (await client.delete(f"/api/tasks/{task_id}")).status_code == 204
+                assert (await client.get(f"/api/tasks/{task_id}")).status_code == 404
+            await asyncio.sleep(0.5)
+            assert engine.running == 0
+    assert rows(tmp_path) == [0, 0, 0, 0]
+    assert [entry.name for entry in tmp_path.iterdir() if len(entry.name) == 36] == []
+    assert [line for line in logs if line["log_level"] not in ("debug", "info")] == []
+
+
+async def test_a_retry_while_cancelled_pages_still_run_reads_each_page_once(tmp_path):
+    """Again and again; the pages of the run before count no more."""
+    engine = SizedEngine(pause=0.1, concurrency=2)
+    async with keeping(tmp_path, engine) as client:
+        task_id = (await send(client, book(12)))["task_id"]
+        for pages in (1, 3, 5):
+            await reached(client, task_id, pages)
+            assert (await client.post(f"/api/tasks/{task_id}/cancel")).status_code == 200
+            assert (await client.post(f"/api/tasks/{task_id}/retry")).status_code == 202
+        task = await ended(client, task_id)
+    assert task["status"] == "succeeded"
+    assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(number) for number in range(1, 13)]
