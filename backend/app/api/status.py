@@ -55,6 +55,7 @@ async def index(request: Request, lang: str | None = None) -> IndexResponse | Re
             "task_cancel": "/api/tasks/{task_id}/cancel",
             "task_retry": "/api/tasks/{task_id}/retry",
             "task_download": "/api/tasks/{task_id}/download/{path}",
+            "task_page": "/api/tasks/{task_id}/pages/{number}",
             "task_page_picture": "/api/tasks/{task_id}/pages/{number}/picture",
             "modes": "/api/modes",
             "health": "/health",
