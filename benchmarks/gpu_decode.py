@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import sys
@@ -115,6 +116,7 @@ def main(arguments: list[str]) -> int:
     if options.job:
         variant = json.loads(options.job)
         asyncio.run(run_variant(options, variant, Report(options.json, options.job)))
+        gc.collect()  # vLLM's objects refer to each other in circles, and complain at the interpreter's end
         return 0
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu-decode-")))
