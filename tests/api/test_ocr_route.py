@@ -25,9 +25,9 @@ async def test_html_is_given_when_it_is_asked_for(stream):
         answer = await client.post("/api/ocr", files=upload(png(100, 100)), data=fields)
     text = answer.text.rpartition("data: ")[2] if stream == "true" else answer.text
     html = json.loads(text)["html"]
-    assert html.startswith("<h1>The fake engine</h1>\n")
+    assert html.startswith('<div data-block="0"><h1>The fake engine</h1></div>\n')
     assert '<figure><img alt="images/page-1-img-1.jpg" src="data:image/jpeg;base64,/9j/' in html
-    assert html.endswith("<tr><td>height</td><td>100</td></tr></tbody></table>")
+    assert html.endswith("<tr><td>height</td><td>100</td></tr></tbody></table></div>")
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
@@ -80,6 +80,7 @@ async def test_answer_holds_the_whole_contract_and_what_was_added():
         "usage": {"prompt_tokens": 2, "image_tokens": 0, "output_tokens": 12},
         "request_id": "job-7",
         "html": None,
+        "blocks": None,
     }
     assert set(timing) == {"queue", "decode", "engine", "render", "total"}
     assert answer.headers["x-request-id"] == "job-7"
