@@ -37,7 +37,7 @@ class Reading:
 
 
 class Recogniser:
-    """Reads lines with as many cores as there are lines, and with all cores where there are fewer.
+    """Reads lines side by side, one core each; a few lines one after the other, with all cores each.
 
     A line on one core of its own costs less than a batch shared by the cores, which wait for each other after every
     layer and for the batch's widest line; and what it reads like does not depend on the lines beside it.
@@ -71,7 +71,7 @@ class Recogniser:
         def keep(request: Any, index: int) -> None:
             found[index] = tuple(request.get_output_tensor(number).data[..., 0].copy() for number in (0, 1))
 
-        queue = self._apart if len(crops) >= self._cores else self._together
+        queue = self._together if len(crops) <= max(1, self._cores // 4) else self._apart
         queue.set_callback(keep)
         # The longest first, so that no core is left with a long line when the others are done.
         for index in sorted(range(len(crops)), key=lambda index: -_width(crops[index])):

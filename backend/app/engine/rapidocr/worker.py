@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.engine.rapidocr.recogniser import Picture, Reading
 
 _FIRST_LINES = 12
-"""Lines recognised at first, twice as many each time after: text leaves early, and larger batches cost less."""
+"""Lines recognised at first, twice as many each time after: text leaves early, and cores seldom wait for the last."""
 
 _exchange: Exchange | None = None
 _models: Models | None = None
