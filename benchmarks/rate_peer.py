@@ -79,11 +79,12 @@ def run_serve(options: argparse.Namespace, settings: dict[str, Any], report: Rep
     with served(log, options.ready_timeout, command, ready="/health", **variables) as service:
         report.add("start", {"ready_s": round(time.monotonic() - started, 1), "command": shlex.join(command[3:])})
         rule = {**PUBLISHED, "whitelist_token_ids": sorted(PUBLISHED["whitelist_token_ids"])}
-        first = Load(options.folder, 8, options.tokens, chat="peer", extra=(("vllm_xargs", rule),))
-        run_load(service.url, first)  # reaches every API server
+        warm_up = min(8, options.peer_pages)  # reaches every API server
+        first = Load(options.folder, warm_up, options.tokens, chat="peer", extra=(("vllm_xargs", rule),))
+        run_load(service.url, first)
         loads = (
             (f"gundam, {options.side_by_side} side by side", options.peer_pages, options.side_by_side),
-            ("gundam, one alone", ALONE, 1),
+            ("gundam, one alone", min(ALONE, options.peer_pages), 1),
         )
         for name, count, at_once in loads:
             with watched(service.process.pid) as busy:
