@@ -138,7 +138,7 @@ async def test_pictures_wait_for_pages_that_someone_waits_for(tmp_path, monkeypa
     """However early they came; and past a number of them they are refused."""
     monkeypatch.setattr(reader, "MOST_PICTURES", 3)
     done: list[str] = []
-    async with keeping(tmp_path, decode_timeout_seconds=1.5) as client:
+    async with keeping(tmp_path, decode_timeout_seconds=6) as client:
         task_id = (await send(client, book(3)))["task_id"]
         await ended(client, task_id)
 
@@ -155,6 +155,6 @@ async def test_pictures_wait_for_pages_that_someone_waits_for(tmp_path, monkeypa
         running = []
         for call in calls:
             running.append(asyncio.ensure_future(call))
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.3)
         await asyncio.gather(*running)
     assert done == ["picture 2 429", "stalled", "page", "page", "picture 1 200", "picture 2 200", "picture 3 200"]
