@@ -5,7 +5,8 @@
 `make bench-cpu` installs RapidOCR's default engine, onnxruntime, into that folder and calls this. Both sides have the
 same cores and take turns, each reading a stack of the same PNG files: the peer one file after the other in a process
 of its own, the service over HTTP, with its default settings and as many uploads at once as `--uploads`, from a
-client on the same cores. Exits with 1 below 2.5 times the peer's dense pages, or where more characters are wrong.
+client on the same cores. Exits with 1 below 2.5 times the peer's dense pages, where other pages are
+slower, or where more characters are wrong. Linux only.
 """
 
 from __future__ import annotations

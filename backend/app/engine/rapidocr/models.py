@@ -21,7 +21,8 @@ from app.engine.rapidocr.recogniser import Picture, Reading, Recogniser
 _MAX_SIDE = 2000
 _LONG_PAGE = 2.0
 _LONG_PAGE_PIXELS = 3_000_000
-_MAX_ASPECT = 8.0
+_NARROWEST, _WIDEST = 1 / 8, 3.0
+"""Least and most width over height of what the detector sees: its time grows with the enlarged short side."""
 _MIN_SIDE = 256
 _TALL = 1.5
 
@@ -117,8 +118,8 @@ class Models:
         and the letters of a word cut out tightly too large to be seen as letters.
         """
         height, width = picture.shape[:2]
-        x = max(0, math.ceil((max(height / _MAX_ASPECT, _MIN_SIDE) - width) / 2))
-        y = max(0, math.ceil((max(width / _MAX_ASPECT, _MIN_SIDE) - height) / 2))
+        x = max(0, math.ceil((max(height * _NARROWEST, _MIN_SIDE) - width) / 2))
+        y = max(0, math.ceil((max(width / _WIDEST, _MIN_SIDE) - height) / 2))
         if x == y == 0:
             return picture, 0, 0
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
