@@ -53,7 +53,7 @@ def read(folder: Path, *arguments: str | Path, **settings: str) -> subprocess.Co
     """Run the command in a folder without a `.env`."""
     command = [sys.executable, "-m", "app", "read", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment(**settings), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=environment(**settings), capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -199,7 +199,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             if len(before) == 3:
                 os.killpg(run.pid, signal.SIGKILL)
                 break
-    again = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=120, check=True)
+    again = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=300, check=True)
     told = [json.loads(line) for line in again.stdout.splitlines()]
     assert told[-1]["pages"] == 12
     text = (tmp_path / "out/book.md").read_text("utf-8")
