@@ -12,7 +12,11 @@ import pytest
 
 BACKEND = Path(__file__).parents[2] / "backend"
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-CPU_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+# What `python -m tools.compat.here` chooses between; on a GPU, float32 means float32.
+ENVIRONMENTS = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+    "cuda": {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee", "HF_HUB_OFFLINE": "1"},
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +40,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Let this process and its children run vLLM on the CPU and find our plugin, installed or not."""
+    """Let this process and its children run vLLM, on the CPU unless told otherwise, and find our plugin, installed or not."""
     site = tmp_path_factory.mktemp("site")
     info = site / "deepseek_ocr_service_under_test-0.dist-info"
     info.mkdir()
@@ -44,7 +48,7 @@ def vllm_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     (info / "entry_points.txt").write_text("[vllm.general_plugins]\ndeepseek_ocr = app.vllm_models:register\n")
     paths = [str(site), str(BACKEND), str(BACKEND.parent)]
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    variables = CPU_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([*paths, *inherited])}
+    variables = ENVIRONMENTS[os.environ.get("CONTRACT_DEVICE", "cpu")] | {"PYTHONPATH": os.pathsep.join([*paths, *inherited])}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)

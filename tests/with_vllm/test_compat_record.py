@@ -61,11 +61,19 @@ def test_a_release_with_another_s_libraries_is_marked_and_explained(tmp_path: Pa
     ) in page
 
 
+def test_a_run_on_a_gpu_is_a_row_of_its_own_before_the_same_release_on_the_cpu(tmp_path: Path) -> None:
+    write_results(tmp_path, {"0.26.0": result(), "0.26.0 cuda": result(device="NVIDIA H200"), "0.25.1": result()})
+    assert list(read_results(tmp_path)) == ["0.26.0 cuda", "0.26.0", "0.25.1"]
+    page = (tmp_path / "vllm-compatibility-matrix.md").read_text("utf-8")
+    assert page.count("\n| 0.26.0, NVIDIA H200 | ") == 2
+    assert page.count("\n| 0.26.0 | ") == 2
+
+
 def test_the_page_in_the_repository_is_what_its_results_say() -> None:
     """Of releases in the table of releases, each with every contract fulfilled."""
     results = read_results(FOLDER)
     assert (FOLDER / PAGE).read_text("utf-8") == render(results)
-    assert set(results) <= {release.version for release in RELEASES}
+    assert {name.removesuffix(" cuda") for name in results} <= {release.version for release in RELEASES}
     assert [version for version, found in results.items() if not is_green(found)] == []
 
 

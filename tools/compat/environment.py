@@ -44,15 +44,16 @@ class Environment:
     def python(self) -> Path:
         return self.folder / "bin" / "python"
 
-    def with_sources(self, root: Path) -> Environment:
-        """Return the environment for another copy of this repository."""
-        return Environment(self.folder, self.variables | {"PYTHONPATH": _import_path(root)})
+    def with_sources(self, root: Path, *more: str) -> Environment:
+        """Return the environment for another copy of this repository; `more` are import paths after its own."""
+        path = os.pathsep.join([_import_path(root), *filter(None, more)])
+        return Environment(self.folder, self.variables | {"PYTHONPATH": path})
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that vLLM and the service share."""
+    def versions(self, *more: str) -> dict[str, str]:
+        """Return the versions of the packages that vLLM and the service share, and of `more`."""
         code = "import importlib.metadata as m, sys; print(*(f'{n}=={m.version(n)}' for n in sys.argv[1:]))"
         shown = subprocess.run(
-            [self.python, "-c", code, *_REPORTED], check=True, capture_output=True, text=True, env=self.variables
+            [self.python, "-c", code, *_REPORTED, *more], check=True, capture_output=True, text=True, env=self.variables
         ).stdout
         return dict(line.split("==") for line in shown.split())
 

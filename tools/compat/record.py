@@ -46,10 +46,16 @@ def read_results(folder: Path) -> dict[str, Result]:
 def write_results(folder: Path, added: dict[str, Result]) -> None:
     """Add results, or replace them, and write the page anew."""
     results = read_results(folder) | added
-    ordered = {number: results[number] for number in sorted(results, key=numbers, reverse=True)}
+    ordered = {name: results[name] for name in sorted(results, key=_order, reverse=True)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(ordered, indent=2) + "\n", "utf-8")
     (folder / PAGE).write_text(render(ordered), "utf-8")
+
+
+def _order(name: str) -> tuple[tuple[int, ...], bool]:
+    """Rows of a GPU, "0.26.0 cuda", come before the same release's on the CPU."""
+    version, _, device = name.partition(" ")
+    return numbers(version), bool(device)
 
 
 def is_green(result: Result) -> bool:
@@ -65,6 +71,7 @@ def render(results: dict[str, Result]) -> str:
         "Written by `make compat` from [vllm-compatibility-matrix.json](vllm-compatibility-matrix.json); do not edit.",
         f"Each release was installed as its CPU build and ran `{TESTS}` with the",
         "[tiny reader](../models/tiny-reader/README.md). `make compat VLLM=0.16.0` runs one of them.",
+        "Rows with the name of a GPU are of the release's own build for CUDA, run there by `python -m tools.compat.here`.",
         *(_explain(version, result) for version, result in results.items() if "libraries" in result),
         "",
         _row(["vLLM", "PyTorch", *CONTRACTS, "Seconds", "Sources"]),
@@ -72,7 +79,7 @@ def render(results: dict[str, Result]) -> str:
     ]
     for version, result in results.items():
         marks = [_MARKS[result["contracts"].get(name, NOT_RUN)] for name in CONTRACTS]
-        shown = f"{version} \\*" if "libraries" in result else version
+        shown = _name(version, result) + (" \\*" if "libraries" in result else "")
         lines.append(_row([shown, result["torch"], *marks, str(result["seconds"]["contracts"]), result["sources"]]))
     lines += ["", "yes: passed. **no**: failed. -: not run, because something before it failed.", ""]
     lines += ["| Contract | Holds when |", "| --- | --- |"]
@@ -85,12 +92,17 @@ def render(results: dict[str, Result]) -> str:
     lines += ["With these packages, as each release's own requirements choose them beside the service's:", ""]
     lines += [_row(["vLLM", *_SHARED]), _row(["---"] * (len(_SHARED) + 1))]
     lines += [
-        _row([version, *(result["packages"].get(name, "-") for name in _SHARED)]) for version, result in results.items()
+        _row([_name(version, result), *(result["packages"].get(name, "-") for name in _SHARED)])
+        for version, result in results.items()
     ]
     if failed := {version: result["failures"] for version, result in results.items() if result["failures"]}:
         lines += ["", "What failed:", ""]
         lines += [f"- {version}: `{failures[0].replace('`', '')}`" for version, failures in failed.items()]
     return "\n".join(lines) + "\n"
+
+
+def _name(name: str, result: Result) -> str:
+    return f"{name.partition(' ')[0]}, {result['device']}" if "device" in result else name
 
 
 def _explain(version: str, result: Result) -> str:
