@@ -31,13 +31,13 @@ import torch._dynamo
 from torch import Tensor
 
 from app.vllm_models import deepencoder
-from app.vllm_models.deepencoder import DeepEncoder, EncoderConfig
+from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig
+from app.vllm_models.encoder_passes import EncoderPasses
 from benchmarks.attention import measure_attention
 from benchmarks.machine import describe_machine
 from benchmarks.report import Report, write_result
 from tools.random_checkpoint import random_tensor
 
-Encode = Callable[[Tensor], Tensor]
 # Side in pixels, and how many views at once.
 CASES = ((1024, (1, 8, 16)), (640, (6, 24, 48, 96)))
 # A variant is timed for about this long, after one call that counts apart.
@@ -99,6 +99,11 @@ def captured_blocks(encoder: DeepEncoder) -> Encode:
     return capture(compiled_blocks(encoder))
 
 
+def as_served(encoder: DeepEncoder) -> Encode:
+    """As the service runs it for views of these sides: blocks compiled for any number of views, few views captured."""
+    return EncoderPasses(encoder, [side for side, _ in CASES])
+
+
 def channels_last(encoder: DeepEncoder) -> Encode:
     """Keep the convolutions' weights and features with channels last."""
     for part in (encoder.sam_model.neck, encoder.sam_model.net_2, encoder.sam_model.net_3):
@@ -140,12 +145,20 @@ VARIANTS: dict[str, Callable[[DeepEncoder], Encode]] = {
         compiled_blocks,
         compiled_blocks_dynamic,
         captured_blocks,
+        as_served,
         compiled_whole,
         autotuned_blocks,
     )
 }
 DEFAULT_VARIANTS = [name for name in VARIANTS if name != "autotuned_blocks"]
-COMPILED = {"compiled_blocks", "compiled_blocks_dynamic", "captured_blocks", "compiled_whole", "autotuned_blocks"}
+COMPILED = {
+    "compiled_blocks",
+    "compiled_blocks_dynamic",
+    "captured_blocks",
+    "as_served",
+    "compiled_whole",
+    "autotuned_blocks",
+}
 
 
 def capture(encode: Encode) -> Encode:

@@ -350,9 +350,9 @@ def language_part(model: SupportsMultiModal, config: VllmConfig) -> Iterator[Non
 # The multimodal processor
 
 
-def processor_defaults(info: BaseProcessingInfo) -> Mapping[str, object]:
+def processor_defaults(model_config: Any) -> Mapping[str, object]:
     """Return the engine argument `mm_processor_kwargs`: the options of requests that give none."""
-    return info.ctx.get_mm_config().mm_processor_kwargs or {}
+    return model_config.multimodal_config.mm_processor_kwargs or {}
 
 
 def picture_field(keep_on_cpu: bool = False) -> MultiModalFieldConfig:

@@ -48,7 +48,9 @@ def vllm_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     (info / "entry_points.txt").write_text("[vllm.general_plugins]\ndeepseek_ocr = app.vllm_models:register\n")
     paths = [str(site), str(BACKEND), str(BACKEND.parent)]
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    variables = ENVIRONMENTS[os.environ.get("CONTRACT_DEVICE", "cpu")] | {"PYTHONPATH": os.pathsep.join([*paths, *inherited])}
+    variables = ENVIRONMENTS[os.environ.get("CONTRACT_DEVICE", "cpu")] | {
+        "PYTHONPATH": os.pathsep.join([*paths, *inherited])
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)

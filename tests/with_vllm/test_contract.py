@@ -65,7 +65,7 @@ SETTINGS: dict[str, Any] = {
     "model_path": str(FOLDER),
     "max_model_len": 4096,
     "max_num_seqs": 8,
-    "enforce_eager": True,
+    "enforce_eager": os.environ.get("CONTRACT_DEVICE", "cpu") == "cpu",
     "engine_args": {"dtype": "float32"},
     "decode_workers": 1,
 }

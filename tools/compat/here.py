@@ -21,6 +21,7 @@ from tools.compat.running import run_contracts
 
 
 def main(file: Path) -> int:
+    device = torch.cuda.get_device_name()
     variables = os.environ | {"CONTRACT_DEVICE": "cuda"}
     environment = Environment(Path(sys.prefix), variables).with_sources(ROOT, os.environ.get("PYTHONPATH", ""))
     packages = environment.versions("vllm")
@@ -37,7 +38,7 @@ def main(file: Path) -> int:
         "packages": packages,
         "seconds": {"environment": 0, "contracts": round(time.monotonic() - began)},
         "sources": source_hash(),
-        "device": torch.cuda.get_device_name(),
+        "device": device,
     }
     file.write_text(json.dumps({f"{release} cuda": result}, indent=2) + "\n", "utf-8")
     return 0 if is_green(result) else 1

@@ -183,9 +183,11 @@ class Reader(nn.Module):
         """
         encoder, sam = self.encoder, self.encoder.sam_model
         patches = sam.patch_embed(normalise(pixels, encoder.image_newline.dtype))
-        patches = patches + resize_table(sam.pos_embed[0], patches.shape[1])
+        shape = patches.shape
+        patches = (patches + resize_table(sam.pos_embed[0], shape[1])).flatten(0, 2)
         for block in sam.blocks:
-            patches = block(patches)
+            patches = block(patches, shape[1])
+        patches = patches.view(shape)
         features = sam.net_3(sam.net_2(sam.neck(patches.permute(0, 3, 1, 2))))
         both = torch.cat((encoder.vision_model(features), features.flatten(2).transpose(1, 2)), dim=-1)
         tokens = encoder.projector(both).unflatten(1, features.shape[-2:])

@@ -7,7 +7,7 @@ leading "model.". Sizes come from the checkpoint's config.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ FEW_POSITIONS = 1024
 # so that one for each 512 KiB of a GPU's memory keeps a chunk below a twentieth of it.
 BYTES_PER_POSITION = 2**19
 MOST_POSITIONS, CPU_POSITIONS = 65536, 8192
+
+# Square views of one size, uint8 (views, side, side, 3), to (views, q, q, width) with q = side / 64.
+Encode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -124,29 +127,21 @@ class DeepEncoder(nn.Module):
         return self.projector(both).unflatten(1, features.shape[-2:])
 
     def embed_pictures(
-        self, global_views: Sequence[Tensor], tiles: Sequence[Tensor], grids: Sequence[tuple[int, int]]
+        self,
+        global_views: Sequence[Tensor],
+        tiles: Sequence[Tensor],
+        grids: Sequence[tuple[int, int]],
+        encode: Encode | None = None,
     ) -> list[Tensor]:
         """Return each picture's token embeddings, (placeholders, width), in the order of the prompt.
 
         `global_views[i]` is uint8 (base, base, 3); `tiles[i]` uint8 (columns * rows, side, side, 3) in
         row-major order of `grids[i]` = (columns, rows). Views of one size are encoded together, whichever
-        picture they come from.
+        picture they come from, by `encode` where it is given: `forward` made faster.
         """
-        encoded = self._encode_by_size([*(view[None] for view in global_views), *tiles])
+        encoded = _encode_by_size([*(view[None] for view in global_views), *tiles], encode or self)
         wholes, parts = encoded[: len(global_views)], encoded[len(global_views) :]
         return [self._lay_out(whole[0], part, grid) for whole, part, grid in zip(wholes, parts, grids, strict=True)]
-
-    def _encode_by_size(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Encode groups of views, (views, side, side, 3) each, and return them as (views, q, q, width)."""
-        encoded = list(groups)
-        for side in sorted({group.shape[1] for group in groups if len(group)}):
-            members = [i for i, group in enumerate(groups) if len(group) and group.shape[1] == side]
-            pixels = torch.cat([groups[i] for i in members])
-            views = max(1, positions_at_once(pixels.device) // (side // SAM_PATCH) ** 2)
-            features = torch.cat([self(chunk) for chunk in pixels.split(views)])
-            for i, part in zip(members, features.split([len(groups[i]) for i in members]), strict=True):
-                encoded[i] = part
-        return encoded
 
     def _lay_out(self, whole: Tensor, tiles: Tensor, grid: tuple[int, int]) -> Tensor:
         """Put one picture's tokens in order: tiles as one stitched grid, the global view, the separator."""
@@ -161,6 +156,19 @@ class DeepEncoder(nn.Module):
         """Write a newline embedding after each row of (rows, columns, width) and flatten the rows."""
         newlines = self.image_newline.expand(tokens.shape[0], 1, -1)
         return torch.cat((tokens, newlines), dim=1).flatten(0, 1)
+
+
+def _encode_by_size(groups: Sequence[Tensor], encode: Encode) -> list[Tensor]:
+    """Encode groups of views, (views, side, side, 3) each, and return them as (views, q, q, width)."""
+    encoded = list(groups)
+    for side in sorted({group.shape[1] for group in groups if len(group)}):
+        members = [i for i, group in enumerate(groups) if len(group) and group.shape[1] == side]
+        pixels = torch.cat([groups[i] for i in members])
+        views = max(1, positions_at_once(pixels.device) // (side // SAM_PATCH) ** 2)
+        features = torch.cat([encode(chunk) for chunk in pixels.split(views)])
+        for i, part in zip(members, features.split([len(groups[i]) for i in members]), strict=True):
+            encoded[i] = part
+    return encoded
 
 
 def normalise(pixels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -204,10 +212,11 @@ class SamEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode (views, 3, side, side) into (views, channels, side / 64, side / 64)."""
         hidden = self.patch_embed(pixels)
-        hidden = hidden + resize_table(self.pos_embed[0], hidden.shape[1])
+        shape = hidden.shape
+        hidden = (hidden + resize_table(self.pos_embed[0], shape[1])).flatten(0, 2)
         for block in self.blocks:
-            hidden = block(hidden)
-        return self.net_3(self.net_2(self.neck(hidden.permute(0, 3, 1, 2))))
+            hidden = block(hidden, shape[1])
+        return self.net_3(self.net_2(self.neck(hidden.view(shape).permute(0, 3, 1, 2))))
 
 
 class PatchEmbedding(nn.Module):
@@ -222,14 +231,13 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution whose patches do not overlap; on the CPU a matrix product.
+    """A convolution whose patches do not overlap, as a matrix product.
 
-    vLLM's own layer does the same, and only so is the result the same bit for bit.
+    On a CPU vLLM's own layer does the same, and only so is the result the same bit for bit. On a GPU it is faster: cuDNN
+    takes 0.26 ms of a view's 5.6 (one H200, PyTorch 2.11, bf16, 8 views of 1024 px).
     """
 
     def forward(self, planes: Tensor) -> Tensor:
-        if planes.is_cuda:
-            return super().forward(planes)
         height, width = self.kernel_size
         patches = planes.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
         return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
@@ -251,7 +259,7 @@ class ChannelNorm(nn.Module):
 
 
 class SamBlock(nn.Module):
-    """A transformer block on (views, height, width, channels); `window` 0 attends to the whole view."""
+    """A transformer block on (views * side * side, channels); `window` 0 attends to the whole view."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -261,14 +269,13 @@ class SamBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=SAM_EPSILON)
         self.mlp = SamMlp(width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        side = hidden.shape[1]
-        normed = self.norm1(hidden)
+    def forward(self, hidden: Tensor, side: int) -> Tensor:
+        normed = self.norm1(hidden).view(-1, side, side, hidden.shape[-1])
         if self.window:
             attended = join_windows(self.attn(split_windows(normed, self.window)), self.window, side)
         else:
             attended = self.attn(normed)
-        hidden = hidden + attended
+        hidden = hidden + attended.flatten(0, 2)
         return hidden + self.mlp(self.norm2(hidden))
 
 
@@ -405,13 +412,15 @@ class ClipLayers(nn.Module):
         self.layers = nn.ModuleList(ClipLayer(config.clip_width, config.clip_heads) for _ in range(config.clip_layers))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        views, tokens, _ = hidden.shape
+        hidden = hidden.flatten(0, 1)
         for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
+            hidden = layer(hidden, tokens)
+        return hidden.unflatten(0, (views, tokens))
 
 
 class ClipLayer(nn.Module):
-    """A transformer block on (views, tokens, channels)."""
+    """A transformer block on (views * tokens, channels)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -420,8 +429,8 @@ class ClipLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=CLIP_EPSILON)
         self.mlp = ClipMlp(width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden))
+    def forward(self, hidden: Tensor, tokens: int) -> Tensor:
+        hidden = hidden + self.self_attn(self.layer_norm1(hidden), tokens)
         return hidden + self.mlp(self.layer_norm2(hidden))
 
 
@@ -434,9 +443,10 @@ class ClipAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        views, tokens, _ = hidden.shape
-        q, k, v = self.qkv_proj(hidden).view(views, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def forward(self, hidden: Tensor, tokens: int) -> Tensor:
+        q, k, v = (
+            self.qkv_proj(hidden).view(-1, tokens, 3, self.heads, hidden.shape[-1] // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(attended.transpose(1, 2).reshape(hidden.shape))
 

@@ -16,6 +16,7 @@ from app.vllm_compat import (
     language_model,
     language_part,
     maybe_prefix,
+    processor_defaults,
     vision_part,
 )
 from app.vllm_models import IMAGE_TOKEN
@@ -28,8 +29,10 @@ from app.vllm_models.checkpoint import (
     is_ignored,
     language_shapes,
 )
-from app.vllm_models.deepencoder import DeepEncoder, EncoderConfig
+from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig
+from app.vllm_models.encoder_passes import EncoderPasses
 from app.vllm_models.processing import PictureDummies, PictureInfo, PictureProcessor
+from app.vllm_models.views import parse_options
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessor, info=PictureInfo, dummy_inputs=PictureDummies)
@@ -50,6 +53,8 @@ class DeepseekOCRForCausalLM(PictureModelBase):
             self.language_model = language_model(
                 vllm_config, self.config.text_config, maybe_prefix(prefix, "language_model")
             )
+        # Made by the first pictures, which vLLM brings to measure its memory.
+        self._encode: Encode | None = None
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def get_language_model(self) -> nn.Module:
@@ -64,7 +69,17 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         if "global_view" not in kwargs:
             return []
         grids = [(columns, rows) for columns, rows in (grid.tolist() for grid in kwargs["grid"])]
-        return self.encoder.embed_pictures(list(kwargs["global_view"]), list(kwargs["tiles"]), grids)
+        if self._encode is None:
+            self._encode = self._prepare_encoder()
+        return self.encoder.embed_pictures(list(kwargs["global_view"]), list(kwargs["tiles"]), grids, self._encode)
+
+    def _prepare_encoder(self) -> Encode:
+        """Return the encoder, made faster for views of the engine's own options where vLLM compiles and captures too."""
+        model = self.vllm_config.model_config
+        options = parse_options(processor_defaults(model))
+        if model.enforce_eager or not self.encoder.image_newline.is_cuda:
+            return self.encoder.forward
+        return EncoderPasses(self.encoder, {options.base_size, *([options.image_size] if options.crop_mode else [])})
 
     def forward(
         self,

@@ -76,7 +76,7 @@ class PictureInfo(BaseProcessingInfo):
 
     def view_options(self, request: Mapping[str, object]) -> ViewOptions:
         """Return the options of a request over the engine's own; raises ViewError."""
-        return parse_options({**processor_defaults(self), **request})
+        return parse_options({**processor_defaults(self.ctx.model_config), **request})
 
     def cut_views(self, pictures: Sequence[Any], request: Mapping[str, object]) -> list[Views]:
         """Return the views of pictures; raises InvalidRequest, which vLLM hands to the caller as it is."""

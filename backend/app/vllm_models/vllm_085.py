@@ -119,9 +119,9 @@ class RequestRule:
 # The model and its processor
 
 
-def processor_defaults(info: Any) -> Mapping[str, object]:
+def processor_defaults(model_config: Any) -> Mapping[str, object]:
     """Return the engine argument `mm_processor_kwargs`."""
-    return info.ctx.model_config.mm_processor_kwargs or {}
+    return model_config.mm_processor_kwargs or {}
 
 
 def _model_base(base: Any) -> Any:

@@ -1,0 +1,62 @@
+"""The encoder's compiled form: the same embeddings, compiled once for any number of views. Capturing needs a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the encoder needs PyTorch")
+
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
+
+from app.vllm_models.deepencoder import DeepEncoder, EncoderConfig  # noqa: E402
+from app.vllm_models.encoder_passes import CAPTURED_VIEWS, EncoderPasses  # noqa: E402
+from tools.random_checkpoint import make_config, random_tensor  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of its own affairs
+SIDES = (256, 192)
+# Blocks with windows, without, and CLIP's, for each side.
+KINDS = 3
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def encoder(request: pytest.FixtureRequest) -> DeepEncoder:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("capturing needs a GPU")
+    model = DeepEncoder(EncoderConfig.from_hf(make_config("small")))
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(random_tensor(name, tuple(parameter.shape), seed=0))
+    return model.to(request.param)
+
+
+def views_of(side: int, count: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(side + count)
+    return torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8).to(device)
+
+
+def test_views_are_encoded_as_before_and_compiled_once_for_any_number_of_them(encoder: DeepEncoder) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    passes = EncoderPasses(encoder, SIDES, counter)
+    assert counter.frame_count == KINDS * len(SIDES)
+    for side in (*SIDES, 128):
+        for count in (1, 2, 7, max(CAPTURED_VIEWS) + 1):
+            views = views_of(side, count, encoder.image_newline.device)
+            torch.testing.assert_close(passes(views), encoder(views), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == KINDS * len(SIDES)
+
+
+def test_passes_use_the_encoder_s_own_weights(encoder: DeepEncoder) -> None:
+    torch._dynamo.reset()
+    passes = EncoderPasses(encoder, SIDES, "eager")
+    views = views_of(SIDES[0], 1, encoder.image_newline.device)
+    before = passes(views)
+    encoder.projector.layers.bias.data += 1
+    torch.testing.assert_close(passes(views), before + 1)
