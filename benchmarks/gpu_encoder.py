@@ -129,8 +129,8 @@ def with_few_positions(encoder: DeepEncoder, limit: int) -> Encode:
         finally:
             deepencoder.FEW_POSITIONS = before
 
-    if not on_gpu(encoder):
-        raise Unavailable("on a CPU the encoder attends by mask alone")
+    if not on_gpu(encoder) or encoder.image_newline.dtype == torch.float32:
+        raise Unavailable("on a CPU and in float32 the encoder attends by mask alone")
     return encode
 
 

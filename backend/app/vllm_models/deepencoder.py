@@ -26,7 +26,8 @@ SAM_EPSILON, CLIP_EPSILON = 1e-6, 1e-5
 # From this many positions on, a GPU runs relative-position attention faster, and in a fifth of the
 # memory, when the positions are part of the keys instead of an additive mask. One H200, PyTorch 2.11, bf16,
 # 8 views of 4096 positions: 2.1 ms against 5.8 ms; 200 windows of 196 positions: 0.9 ms against 0.7 ms. The
-# whole encoder on 8 views of 1024 px: 45 ms and 0.7 GiB against 59 ms and 3.4 GiB. On a CPU the mask is faster.
+# whole encoder on 8 views of 1024 px: 45 ms and 0.7 GiB against 59 ms and 3.4 GiB. On a CPU the mask is faster, and in
+# float32, for which the fused kernels do not exist, it keeps to what other implementations of the model compute.
 FEW_POSITIONS = 1024
 # Positions (patches) encoded at once; more would not be faster. In bf16 each took 21 KiB at the peak (one H200),
 # so that one for each 512 KiB of a GPU's memory keeps a chunk below a twentieth of it.
@@ -139,7 +140,8 @@ class DeepEncoder(nn.Module):
         row-major order of `grids[i]` = (columns, rows). Views of one size are encoded together, whichever
         picture they come from, by `encode` where it is given: `forward` made faster.
         """
-        encoded = _encode_by_size([*(view[None] for view in global_views), *tiles], encode or self)
+        most = positions_at_once(self.image_newline)
+        encoded = _encode_by_size([*(view[None] for view in global_views), *tiles], encode or self, most)
         wholes, parts = encoded[: len(global_views)], encoded[len(global_views) :]
         return [self._lay_out(whole[0], part, grid) for whole, part, grid in zip(wholes, parts, grids, strict=True)]
 
@@ -158,13 +160,16 @@ class DeepEncoder(nn.Module):
         return torch.cat((tokens, newlines), dim=1).flatten(0, 1)
 
 
-def _encode_by_size(groups: Sequence[Tensor], encode: Encode) -> list[Tensor]:
-    """Encode groups of views, (views, side, side, 3) each, and return them as (views, q, q, width)."""
+def _encode_by_size(groups: Sequence[Tensor], encode: Encode, positions: int) -> list[Tensor]:
+    """Encode groups of views, (views, side, side, 3) each, and return them as (views, q, q, width).
+
+    At most so many `positions` go into one call, but for a single view.
+    """
     encoded = list(groups)
     for side in sorted({group.shape[1] for group in groups if len(group)}):
         members = [i for i, group in enumerate(groups) if len(group) and group.shape[1] == side]
         pixels = torch.cat([groups[i] for i in members])
-        views = max(1, positions_at_once(pixels.device) // (side // SAM_PATCH) ** 2)
+        views = max(1, positions // (side // SAM_PATCH) ** 2)
         features = torch.cat([encode(chunk) for chunk in pixels.split(views)])
         for i, part in zip(members, features.split([len(groups[i]) for i in members]), strict=True):
             encoded[i] = part
@@ -180,11 +185,11 @@ def normalise(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     return scaled.to(dtype).permute(0, 3, 1, 2).contiguous()
 
 
-def positions_at_once(device: torch.device) -> int:
-    """Return how many patches may be encoded in one go on this device."""
-    if device.type != "cuda":
+def positions_at_once(weights: Tensor) -> int:
+    """Return how many patches may be encoded in one go where and in the number format in which the weights are."""
+    if not uses_flash(weights):
         return CPU_POSITIONS
-    memory = torch.cuda.get_device_properties(device).total_memory
+    memory = torch.cuda.get_device_properties(weights.device).total_memory
     return min(MOST_POSITIONS, int(memory // BYTES_PER_POSITION))
 
 
@@ -326,9 +331,14 @@ class RelativeAttention(nn.Module):
         grid = q.unflatten(2, (side, side))
         rows = torch.einsum("nhyxc,ykc->nhyxk", grid, relative_table(self.rel_pos_h, side)).flatten(2, 3)
         columns = torch.einsum("nhyxc,xkc->nhyxk", grid, relative_table(self.rel_pos_w, side)).flatten(2, 3)
-        attend = attend_by_keys if q.is_cuda and side * side >= FEW_POSITIONS else attend_by_mask
+        attend = attend_by_keys if uses_flash(q) and side * side >= FEW_POSITIONS else attend_by_mask
         attended = attend(q, k, v, rows, columns)
         return self.proj(attended.transpose(1, 2).reshape(hidden.shape))
+
+
+def uses_flash(values: Tensor) -> bool:
+    """Whether attention without a mask has a fused kernel: on a GPU, with 16 bits."""
+    return values.is_cuda and values.dtype != torch.float32
 
 
 def attend_by_mask(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
