@@ -95,6 +95,12 @@ class Views:
         if self.global_view.size + self.tiles.size > 3 * MOST_VIEW_PIXELS:
             raise ViewError(f"All views together may have {MOST_VIEW_PIXELS:,} pixels.")
 
+    @classmethod
+    def lie_in(cls, pixels: NDArray[np.uint8], base: int, side: int, grid: tuple[int, int]) -> Views:
+        """Return the views of which `cut` has made these."""
+        whole, tiles = np.split(pixels, [3 * base**2])
+        return cls(whole.reshape(base, base, 3), tiles.reshape(grid[0] * grid[1], side, side, 3), grid)
+
     @property
     def placeholders(self) -> int:
         """How many image tokens stand for this picture in the prompt."""
@@ -155,17 +161,29 @@ def prepare_views(picture: Image.Image | NDArray[np.uint8], options: ViewOptions
 
     `picture` is a Pillow image (its EXIF rotation is applied) or uint8 RGB of shape (height, width, 3).
     """
-    rgb = _to_rgb(picture)
-    width, height = size_of(rgb)
+    return Views.lie_in(*cut(_to_rgb(picture), options))
+
+
+def cut(
+    picture: Image.Image | NDArray[np.uint8], options: ViewOptions
+) -> tuple[NDArray[np.uint8], int, int, tuple[int, int]]:
+    """Return the views of an upright RGB picture in one piece, to be handed over.
+
+    That is: all pixels, those of the global view first; its side, and that of a tile (0 without tiles); and the grid.
+    """
+    width, height = size_of(picture)
     columns, rows = grid = choose_grid(width, height, options)
     base, side = options.base_size, options.image_size if columns else 0
-    global_view = np.full((base, base, 3), LETTERBOX_GREY, np.uint8)
-    tiles = np.empty((rows, columns, side, side, 3), np.uint8)
-    stretched = not options.crop_mode and options.image_size <= LARGEST_STRETCHED_SIDE
-    middle = global_view if stretched else _letterbox(global_view, width, height)
-    # The picture is stretched over the grid of tiles.
-    scale(rgb, [middle[None, :, None], tiles.swapaxes(1, 2)] if columns else [middle[None, :, None]])
-    return Views(global_view, tiles.reshape(rows * columns, side, side, 3), grid)
+    pixels = np.empty(3 * (base**2 + columns * rows * side**2), np.uint8)
+    whole, tiles = pixels[: 3 * base**2].reshape(base, base, 3), pixels[3 * base**2 :]
+    if options.crop_mode or options.image_size > LARGEST_STRETCHED_SIDE:
+        whole = _letterbox(whole, width, height)
+    targets = [whole[None, :, None]]
+    if columns:
+        # The picture is stretched over the grid, whose tiles lie one after another.
+        targets.append(tiles.reshape(rows, columns, side, side, 3).swapaxes(1, 2))
+    scale(picture, targets)
+    return pixels, base, side, grid
 
 
 def _to_rgb(picture: Image.Image | NDArray[np.uint8]) -> Image.Image | NDArray[np.uint8]:
@@ -178,7 +196,7 @@ def _to_rgb(picture: Image.Image | NDArray[np.uint8]) -> Image.Image | NDArray[n
 
 
 def _letterbox(view: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Return the middle of the square `view` that a picture of this size fits, as `ImageOps.pad` places it.
+    """Make the square `view` grey and return the middle of it that a picture of this size fits, as `ImageOps.pad` does.
 
     A strip that Pillow would scale to nothing, and refuse, is one pixel wide or high.
     """
@@ -186,6 +204,7 @@ def _letterbox(view: NDArray[np.uint8], width: int, height: int) -> NDArray[np.u
     across = side if width >= height else max(1, round(width / height * side))
     down = side if height >= width else max(1, round(height / width * side))
     left, top = round((side - across) * 0.5), round((side - down) * 0.5)
+    view[...] = LETTERBOX_GREY
     return view[top : top + down, left : left + across]
 
 
