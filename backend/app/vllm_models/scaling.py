@@ -2,7 +2,7 @@
 
 Pillow scales the rows first, rounds them to whole numbers and then scales the columns. No row looks at another in the first
 pass and no column in the second, so rows are scaled in bands and columns in strips. Pillow lets go of the interpreter's
-lock meanwhile.
+lock meanwhile. Tall pictures, of which some releases of Pillow scale the columns first, are left to it whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from PIL import __version__ as pillow_version
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +35,7 @@ def scale(
     """Put the RGB `picture`, scaled to the size of each target as `resize` does it bicubically, into that target.
 
     A target is a grid of tiles, shape (rows, height, columns, width, 3). `picture` is loaded, or uint8 of shape
-    (height, width, 3); such an array is not in memory a second time as a whole, but where Pillow scales columns first.
+    (height, width, 3); such an array is not in memory a second time as a whole, but where columns may come first.
     """
     size = size_of(picture)
     whole = [target for target in targets if _columns_come_first(size, _size_of_grid(target))]
@@ -85,9 +84,9 @@ def _size_of_grid(target: Pixels) -> Size:
 
 
 def _columns_come_first(old: Size, new: Size) -> bool:
-    """Say whether Pillow scales columns before rows: from 13.0 on, where the height loses more than twice what the width does."""
+    """Say whether any Pillow scales columns before rows: 12.2 what is 100 times as high as wide, 13.0 what loses mostly height."""
     lost_width, lost_height = old[0] - new[0], old[1] - new[1]
-    return int(pillow_version.split(".")[0]) >= 13 and lost_height > max(0, 2 * lost_width)
+    return lost_height > 0 and (lost_height > 2 * lost_width or old[1] > 100 * old[0])
 
 
 def _bands(height: int, width: int, pixels: int) -> list[slice]:
