@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import ServiceError, UnreadableImage
-from app.ingest.decode import decode
+from app.ingest.decode import decode, decode_picture
 from app.page import Page
 from tests.ingest.pictures import HEIC, LIMITS, corners, encode, heic_turned
 
@@ -70,6 +70,23 @@ def outcome(data: bytes) -> Page | ServiceError:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_sample_itself_is_read(name: str) -> None:
     assert isinstance(outcome(SAMPLES[name]), Page)
+
+
+@pytest.mark.parametrize("name", [*SAMPLES, "JPEG upright", "PNG transparent"])
+def test_a_picture_left_to_pillow_is_the_page(name: str) -> None:
+    """Its file closed and forgotten, and its pixels Pillow's only where they need no turn and no white behind them."""
+    upright = {
+        "JPEG upright": encode(noise(), "JPEG"),
+        "PNG transparent": encode(noise(), "PNG", transparency=(0, 0, 0)),
+    }
+    data = (SAMPLES | upright)[name]
+    picture, facts = decode_picture(data, LIMITS)
+    page = decode(data, LIMITS)
+    assert facts == (page.source_format, page.number, page.pages, page.dpi)
+    assert np.array_equal(np.asarray(picture), page.pixels)
+    plain = ["JPEG progressive", "JPEG upright", "MPO save_all append_images", "PNG save_all append_images"]
+    plain += ["TIFF exif", "TIFF compression"]  # Pillow turns the first while it loads it
+    assert isinstance(picture, Image.Image) is (name in plain)
 
 
 @settings(max_examples=400, deadline=None)

@@ -19,6 +19,9 @@ _STRIP_PIXELS = 2**17
 
 _ALPHA_MODES = {"RGBA", "RGBa", "LA", "La", "PA"}
 
+# Formats whose pictures, once loaded, need their file no more; others may decode again at each use.
+_LOADED_ONCE = {"JPEG", "MPO", "PNG", "TIFF"}
+
 # EXIF 2.32, Orientation: how the stored picture turns upright, and for which orientations its first row
 # becomes the last row (3, 4) or the last column (6, 7).
 _TURNS = {
@@ -54,6 +57,12 @@ def to_rgb(image: Image.Image, orientation: int) -> Pixels:
         target = pixels[:, lines] if orientation >= 5 else pixels[lines]
         target[...] = convert(strip)
     return pixels
+
+
+def keep_or_convert(image: Image.Image, orientation: int) -> Image.Image | Pixels:
+    """Return the loaded `image` itself where its pixels are upright RGB already; otherwise as `to_rgb` does."""
+    plain = image.mode == "RGB" and orientation == 1 and "transparency" not in image.info
+    return image if plain and image.format in _LOADED_ONCE else to_rgb(image, orientation)
 
 
 def scale_transparency(image: Image.Image) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import pi_heif
 
@@ -26,12 +27,17 @@ from PIL import (
 
 from app.errors import PageOutOfRange, TooManyFrames, TooManyPixels, UnreadableImage
 from app.ingest.choice import FIRST_PAGE, PageChoice
-from app.ingest.colour import scale_transparency, to_rgb
+from app.ingest.colour import Pixels, keep_or_convert, scale_transparency, to_rgb
 from app.ingest.headers import gif_frames, jpeg_is_cut_short, webp_canvas
 from app.ingest.limits import IngestLimits
 from app.ingest.pdf import PdfFile
 from app.ingest.sniff import HEAD_BYTES, find_format, recognise_format
 from app.page import Page
+
+Picture = TypeVar("Picture")
+
+Facts = tuple[str, int, int, float | None]
+"""A Page's source_format, number, pages and dpi."""
 
 # What Pillow's plugins have been seen to raise on damaged files, beyond the OSError they document.
 _DAMAGE = (
@@ -81,10 +87,26 @@ def decode(source: bytes | Path, limits: IngestLimits, choice: PageChoice = FIRS
     Raises the ServiceError that names what is wrong with the file; sizes and frames are judged
     before pixels are decoded.
     """
+    pixels, facts = _decode(source, limits, choice, to_rgb)
+    return Page(pixels, *facts)
+
+
+def decode_picture(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice = FIRST_PAGE
+) -> tuple[Image.Image | Pixels, Facts]:
+    """Return what makes the Page of `decode`; its pixels stay Pillow's, without a copy, where they are RGB and upright."""
+    return _decode(source, limits, choice, keep_or_convert)
+
+
+def _decode(
+    source: bytes | Path, limits: IngestLimits, choice: PageChoice, convert: Callable[[Image.Image, int], Picture]
+) -> tuple[Picture | Pixels, Facts]:
     if is_pdf(source):
         with PdfFile(source, choice.password) as pdf:
-            return pdf.render(choice.number, choice.dpi, limits.max_pixels)
-    return _decode_picture(source if isinstance(source, bytes) else source.read_bytes(), limits, choice.number)
+            page = pdf.render(choice.number, choice.dpi, limits.max_pixels)
+            return page.pixels, (page.source_format, page.number, page.pages, page.dpi)
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    return _decode_picture(data, limits, choice.number, convert)
 
 
 def is_pdf(source: bytes | Path) -> bool:
@@ -95,7 +117,9 @@ def is_pdf(source: bytes | Path) -> bool:
         return find_format(file.read(HEAD_BYTES)) == "PDF"
 
 
-def _decode_picture(data: bytes, limits: IngestLimits, number: int) -> Page:
+def _decode_picture(
+    data: bytes, limits: IngestLimits, number: int, convert: Callable[[Image.Image, int], Picture]
+) -> tuple[Picture, Facts]:
     format_name = recognise_format(data)
     with _damage_reported(_NAMES.get(format_name, format_name)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of oddities that it reads all the same
@@ -108,7 +132,7 @@ def _decode_picture(data: bytes, limits: IngestLimits, number: int) -> Page:
             image.load()
             if format_name == "JPEG" and jpeg_is_cut_short(data):
                 raise EOFError("no end of image")
-            return Page(to_rgb(image, _orientation(image)), format_name, number, pages)
+            return convert(image, _orientation(image)), (format_name, number, pages, None)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +63,8 @@ class Decoder:
 
     async def cut(self, source: bytes | Path, choice: PageChoice, options: ViewOptions) -> CutPage:
         """Return the chosen page cut into views; otherwise as `decode`."""
-        (pixels, whole, tiles, grid), *facts = await self._run(cut_confined, source, choice, options)
-        end = math.prod(whole)
-        return CutPage(Views(pixels[:end].reshape(whole), pixels[end:].reshape(tiles), grid), *facts)
+        views, *facts = await self._run(cut_confined, source, choice, options)
+        return CutPage(Views.lie_in(*views), *facts)
 
     async def crop(self, source: bytes | Path, choice: PageChoice, boxes: Sequence[BoxOfPixels]) -> list[bytes]:
         """Return these parts of the chosen page as JPEG; otherwise as `decode`."""

@@ -9,14 +9,13 @@ import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from app.exchange import Exchange, Shipped
 from app.ingest.choice import PageChoice
-from app.ingest.decode import decode
+from app.ingest.decode import decode, decode_picture
 from app.ingest.limits import IngestLimits
 from app.ingest.picture import BoxOfPixels, crop_pictures, draw_picture
-from app.vllm_models.views import ViewOptions, prepare_views
+from app.vllm_models.scaling import size_of
+from app.vllm_models.views import ViewOptions, cut
 
 # Address space one decoding may add: see memory_allowance.
 _BYTES_PER_PIXEL = 32
@@ -24,7 +23,7 @@ _COPIES_OF_UPLOAD = 3
 _FIXED_BYTES = 256 * 2**20
 
 # malloc.h of glibc: its parameters, and what they are set to. The second is the most that glibc takes.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES, _LARGEST_KEPT = 64 * 2**20, 32 * 2**20
 
 _STATM = Path("/proc/self/statm")
@@ -47,12 +46,14 @@ def prepare_process(exchange: Exchange) -> None:
 def keep_freed_memory() -> None:
     """Have malloc keep what a page has freed for the next one, instead of giving it back to the kernel.
 
-    Cutting an A4 page at 150 dpi into views costs up to 9,000 page faults otherwise, a fifth of its processor time. glibc only.
+    Cutting an A4 page at 150 dpi into views costs up to 9,000 page faults otherwise, a fifth of its processor time. Threads
+    share what is kept: memory of its own for each would take 64 MB of address space. glibc only.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def decode_confined(
@@ -70,18 +71,16 @@ def decode_confined(
 
 def cut_confined(
     source: bytes | Path, limits: IngestLimits, choice: PageChoice, options: ViewOptions
-) -> tuple[tuple[Shipped, tuple[int, ...], tuple[int, ...], tuple[int, int]], int, int, str, int, int, float | None]:
+) -> tuple[tuple[Shipped, int, int, tuple[int, int]], int, int, str, int, int, float | None]:
     """Return what makes the CutPage of `decode(source, limits, choice)`, under the same limit.
 
-    Its first part is that of the Views: pixels to be shipped, in one piece; the shapes of global view and tiles; the grid.
+    Its first part is what its Views lie in, the pixels to be shipped.
     """
     assert _exchange is not None, "prepare_process runs first"
     with _confined(source, limits):
-        page = decode(source, limits, choice)
-        views = prepare_views(page.pixels, options)
-        pixels = np.concatenate((views.global_view.ravel(), views.tiles.ravel()))
-    cut = _exchange.ship_away(pixels), views.global_view.shape, views.tiles.shape, views.grid
-    return cut, page.width, page.height, page.source_format, page.number, page.pages, page.dpi
+        picture, facts = decode_picture(source, limits, choice)
+        pixels, base, side, grid = cut(picture, options)
+    return (_exchange.ship_away(pixels), base, side, grid), *size_of(picture), *facts
 
 
 def crop_confined(

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from app.vllm_models.scaling import scale, size_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ FEWEST_TILES, MOST_TILES = 2, 9
 MOST_VIEW_PIXELS = 9 * 640**2 + 1280**2
 # Without tiles, the published preprocessing stretches the picture up to this side and letterboxes above it.
 LARGEST_STRETCHED_SIDE = 640
-LETTERBOX_COLOUR = (127, 127, 127)
+LETTERBOX_GREY = 127
 
 
 class ViewError(ValueError):
@@ -93,6 +95,12 @@ class Views:
         if self.global_view.size + self.tiles.size > 3 * MOST_VIEW_PIXELS:
             raise ViewError(f"All views together may have {MOST_VIEW_PIXELS:,} pixels.")
 
+    @classmethod
+    def lie_in(cls, pixels: NDArray[np.uint8], base: int, side: int, grid: tuple[int, int]) -> Views:
+        """Return the views of which `cut` has made these."""
+        whole, tiles = np.split(pixels, [3 * base**2])
+        return cls(whole.reshape(base, base, 3), tiles.reshape(grid[0] * grid[1], side, side, 3), grid)
+
     @property
     def placeholders(self) -> int:
         """How many image tokens stand for this picture in the prompt."""
@@ -153,42 +161,51 @@ def prepare_views(picture: Image.Image | NDArray[np.uint8], options: ViewOptions
 
     `picture` is a Pillow image (its EXIF rotation is applied) or uint8 RGB of shape (height, width, 3).
     """
-    image = _to_rgb(picture)
-    grid = choose_grid(image.width, image.height, options)
-    tiles = _cut_tiles(image, grid, options.image_size)
-    base = options.base_size
-    if not options.crop_mode and options.image_size <= LARGEST_STRETCHED_SIDE:
-        global_view = np.asarray(image.resize((base, base), Image.Resampling.BICUBIC))
-    else:
-        global_view = np.asarray(_letterbox(image, base))
-    return Views(global_view, tiles, grid)
+    return Views.lie_in(*cut(_to_rgb(picture), options))
 
 
-def _to_rgb(picture: Image.Image | NDArray[np.uint8]) -> Image.Image:
+def cut(
+    picture: Image.Image | NDArray[np.uint8], options: ViewOptions
+) -> tuple[NDArray[np.uint8], int, int, tuple[int, int]]:
+    """Return the views of an upright RGB picture in one piece, to be handed over.
+
+    That is: all pixels, those of the global view first; its side, and that of a tile (0 without tiles); and the grid.
+    """
+    width, height = size_of(picture)
+    columns, rows = grid = choose_grid(width, height, options)
+    base, side = options.base_size, options.image_size if columns else 0
+    pixels = np.empty(3 * (base**2 + columns * rows * side**2), np.uint8)
+    whole, tiles = pixels[: 3 * base**2].reshape(base, base, 3), pixels[3 * base**2 :]
+    if options.crop_mode or options.image_size > LARGEST_STRETCHED_SIDE:
+        whole = _letterbox(whole, width, height)
+    targets = [whole[None, :, None]]
+    if columns:
+        # The picture is stretched over the grid, whose tiles lie one after another.
+        targets.append(tiles.reshape(rows, columns, side, side, 3).swapaxes(1, 2))
+    scale(picture, targets)
+    return pixels, base, side, grid
+
+
+def _to_rgb(picture: Image.Image | NDArray[np.uint8]) -> Image.Image | NDArray[np.uint8]:
     if not isinstance(picture, Image.Image):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ViewError(f"A picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}.")
-        return Image.fromarray(picture)
+        return picture
     upright = ImageOps.exif_transpose(picture)
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
-def _cut_tiles(image: Image.Image, grid: tuple[int, int], side: int) -> NDArray[np.uint8]:
-    """Stretch the image over the grid and cut it into (columns * rows, side, side, 3), row by row."""
-    columns, rows = grid
-    if not columns:
-        return np.empty((0, 0, 0, 3), np.uint8)
-    stretched = np.asarray(image.resize((columns * side, rows * side), Image.Resampling.BICUBIC))
-    cut = stretched.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
-    return np.ascontiguousarray(cut).reshape(columns * rows, side, side, 3)
+def _letterbox(view: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Make the square `view` grey and return the middle of it that a picture of this size fits, as `ImageOps.pad` does.
 
-
-def _letterbox(image: Image.Image, side: int) -> Image.Image:
-    """Fit the image into a square of `side` pixels, centred on grey."""
-    if round(min(image.size) / max(image.size) * side) == 0:
-        # Pillow would scale such a strip to nothing and refuse.
-        image = image.resize((side, 1) if image.width > image.height else (1, side), Image.Resampling.BICUBIC)
-    return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=LETTERBOX_COLOUR)
+    A strip that Pillow would scale to nothing, and refuse, is one pixel wide or high.
+    """
+    side = len(view)
+    across = side if width >= height else max(1, round(width / height * side))
+    down = side if height >= width else max(1, round(height / width * side))
+    left, top = round((side - across) * 0.5), round((side - down) * 0.5)
+    view[...] = LETTERBOX_GREY
+    return view[top : top + down, left : left + across]
 
 
 @lru_cache(maxsize=1)
