@@ -424,6 +424,13 @@ def test_every_format_of_a_document_is_downloaded(visit: Visit) -> None:
         assert content.startswith(begin.get(ending, b""))
     (text,) = (content for name, content in saved.items() if name.endswith(".txt"))
     assert "This is page 1." in text.decode()
+    page = visit.page
+    page.click("#downloads summary")
+    page.get_by_label("Leave out headers, footers and page numbers").check()
+    page.get_by_label("Join paragraphs that run over a page").check()
+    with page.expect_request(lambda request: "/download/" in request.url) as asked, page.expect_download():
+        page.locator("[data-format=text]").click()
+    assert asked.value.url.endswith(".txt?drop_running=true&join_pages=true")
     assert visit.clean
 
 

@@ -67,7 +67,7 @@ export function makeBook(page, downloads) {
     task = newer;
     if (began) return open(newer, current);
     if (unfinished(newer)) return;
-    downloads.offer(filesOf(newer));
+    downloads.offer(filesOf(newer), { document: true });
     const { failed_pages: failed } = newer.progress.pages_failed ? await taskOf(newer.task_id) : { failed_pages: [] };
     for (const { page: number } of failed) states.set(number, "failed");
     thumbs.restate();

@@ -5,6 +5,7 @@ import { explain, formatName, say } from "./texts.js";
 /** A menu of files; `status` tells what becomes of a download. */
 export function makeDownloads(menu, status) {
   const list = menu.querySelector("ul");
+  const tidy = menu.querySelector("fieldset");
   const close = () => (menu.open = false);
   document.addEventListener("click", (event) => menu.contains(event.target) || close());
   menu.addEventListener("keydown", (event) => {
@@ -13,10 +14,11 @@ export function makeDownloads(menu, status) {
     menu.querySelector("summary").focus();
   });
 
-  /** Offer files: `files` has by format a function that saves it. */
-  function offer(files) {
+  /** Offer files: `files` has by format a function that saves it; `document` offers to tidy its pages. */
+  function offer(files, { document = false } = {}) {
     const names = Object.keys(files);
     menu.hidden = !names.length;
+    tidy.hidden = !document;
     list.replaceChildren(...names.map((format) => element("li", {}, entry(format, files[format]))));
   }
 
@@ -28,7 +30,7 @@ export function makeDownloads(menu, status) {
       menu.querySelector("summary").focus();
       status(say("preparing", { format: formatName(format) }));
       try {
-        await get(status);
+        await get(status, choices());
         status(say("saved", { format: formatName(format) }));
       } catch (error) {
         status(explain(error));
@@ -37,16 +39,22 @@ export function makeDownloads(menu, status) {
     return button;
   }
 
+  /** Return what is ticked, as the service's query. */
+  function choices() {
+    return new URLSearchParams([...tidy.querySelectorAll(":checked")].map(({ name }) => [name, "true"]));
+  }
+
   return { offer };
 }
 
 /** Return what saves each of a task's files, by format: the service writes most when they are first asked for. */
 export function filesOf(task) {
-  return Object.fromEntries(Object.entries(task.result?.files ?? {}).map(([format, url]) => [format, (status) => download(url, status)]));
+  const files = Object.entries(task.result?.files ?? {});
+  return Object.fromEntries(files.map(([format, url]) => [format, (status, query) => download(url, status, query)]));
 }
 
-async function download(url, status) {
-  const response = await patiently(() => ask(url), undefined, (error) => status(explain(error)));
+async function download(url, status, query) {
+  const response = await patiently(() => ask(query.size ? `${url}?${query}` : url), undefined, (error) => status(explain(error)));
   save(await response.blob(), nameOf(response) ?? decodeURIComponent(url.split("/").pop()));
 }
 
