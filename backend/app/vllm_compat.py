@@ -300,6 +300,8 @@ def language_model(config: VllmConfig, hf_config: Any, prefix: str) -> nn.Module
         for module in model.modules():
             if hasattr(module, "pack_params"):
                 module.forward = MethodType(_run_experts, module)
+    if (0, 14) <= VLLM_VERSION < (0, 15) and current_platform.is_cpu():
+        _make_activation()
     if (0, 20) <= VLLM_VERSION < (0, 25) and current_platform.is_cpu():
         _mend_activation()
     return model
@@ -317,6 +319,17 @@ def _run_experts(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         if len(rows):
             total.index_add_(0, rows, expert(hidden_states[rows]) * weights[rows, places, None].to(total.dtype))
     return total
+
+
+def _make_activation() -> None:
+    """Make the layer with which vLLM's experts on the CPU activate now, when vLLM allows it.
+
+    0.14 makes it at the first step, which vLLM refuses outside of loading. Goes when the oldest supported release is 0.15.
+    """
+    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.fused_moe.cpu_fused_moe import _CPU_MOE_ACT
+
+    _CPU_MOE_ACT["silu"] = SiluAndMul()
 
 
 def _mend_activation() -> None:
