@@ -6,6 +6,7 @@ and when it can go. Importing this module imports vLLM.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -185,9 +186,13 @@ def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
 
 
 async def get_tokenizer(engine: AsyncLLMEngine) -> Any:
-    """Return the engine's tokenizer (a plain method from 0.15 on, awaitable before)."""
+    """Return a tokenizer for one thread beside vLLM's own: a copy, since they cannot share one."""
     tokenizer = engine.get_tokenizer()
-    return await tokenizer if inspect.isawaitable(tokenizer) else tokenizer
+    if inspect.isawaitable(tokenizer):  # up to 0.14
+        tokenizer = await tokenizer
+    # There vLLM itself makes it safe for threads, in a way that leaves nothing of a copy. Goes when the oldest supported
+    # release is 0.24.
+    return tokenizer if (0, 21) <= VLLM_VERSION < (0, 24) else copy.deepcopy(tokenizer)
 
 
 async def abort(engine: AsyncLLMEngine, request_id: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import gc
 import logging
 import threading
@@ -163,8 +162,7 @@ class VllmDirectEngine:
         self._processes = await asyncio.to_thread(engine_processes)
         from app.vllm_compat import get_tokenizer
 
-        # A copy: vLLM's threads use the original, and a tokenizer cannot be shared between threads.
-        self._tokenizer = copy.deepcopy(await get_tokenizer(self._engine))
+        self._tokenizer = await get_tokenizer(self._engine)
         try:
             await asyncio.wait_for(self._warm_up(self._engine), _WARM_UP_SECONDS)
             await asyncio.wait_for(check_rule(self._engine), _WARM_UP_SECONDS)
