@@ -78,7 +78,8 @@ class _CapturedPass:
             encode(self._pixels)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # What vLLM's other threads ask of the GPU meanwhile is not captured.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._encoded = encode(self._pixels)
 
     def __call__(self, pixels: Tensor) -> Tensor:
