@@ -312,6 +312,21 @@ async def test_ngram_rule_gets_model_runner_v1_where_v2_can_run(
     assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
 
 
+async def test_ngram_rule_is_not_dropped_for_model_runner_v2(running: Running) -> None:
+    """Who asks for it is told, before anything is loaded, why this service does not take it."""
+    from app import vllm_compat
+
+    command = [sys.executable, "-c", "import app.vllm_compat"]
+    environment = os.environ | {"VLLM_USE_V2_MODEL_RUNNER": "1"}
+    ended = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
+    last = ended.stderr.strip().splitlines()[-1:]
+    if vllm_compat.VLLM_VERSION < (0, 12):  # there is none
+        assert ended.returncode == 0, ended.stderr
+    else:
+        assert ended.returncode == 1
+        assert "VLLM_USE_V2_MODEL_RUNNER=1 would drop the no-repeat n-gram rule; unset it" in last[0]
+
+
 def repeats(tokens: list[int], rule: NgramRule) -> int:
     """How many of the tokens the rule would have banned."""
     return sum(token in plain_rule(tokens[:place], rule) for place, token in enumerate(tokens))
