@@ -92,6 +92,20 @@ async def test_a_locked_database_delays_documents_and_loses_nothing(tmp_path):
     assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(number) for number in range(1, 11)]
 
 
+async def test_a_document_that_is_taken_up_while_the_service_stops_is_read_after_the_next_start(tmp_path):
+    """And nothing of it is left over here: the database is held, so that the queue is being asked when the stop comes."""
+    async with keeping(tmp_path) as client:
+        await ended(client, (await send(client, book(1)))["task_id"])
+        task_id = (await send(client, book(2)))["task_id"]
+        database = sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(1)  # the queue is asked twice a second
+        asyncio.get_running_loop().call_later(1, database.close)
+    async with keeping(tmp_path) as client:
+        task = await ended(client, task_id)
+    assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(1), text_of(2)]
+
+
 async def test_an_urgent_document_passes_all_that_wait(tmp_path):
     """Of the pages that were waiting when it was taken up, only those in hand go before it."""
     engine = SizedEngine(pause=0.05)
