@@ -102,8 +102,8 @@ def test_a_page_turned_by_exif_reads_the_same(
 def test_documents_become_markdown(reader: Reader, faces: dict[str, Faces]) -> None:
     """A heading, paragraphs and a table where the page has them."""
     total, kinds = Score(), set()
-    for sample in make_samples(8, SEED, faces, kind="document"):
-        body = reader.read(sample, mode="markdown")
+    documents = make_samples(8, SEED, faces, kind="document")
+    for body, sample in zip(reader.read_all(documents, 8, mode="markdown"), documents, strict=True):
         wanted = [block.kind for block in sample.page.blocks]
         labels = re.findall(r"<\|ref\|>(\w+)<\|/ref\|>", body["raw_text"])
         assert labels == wanted

@@ -76,15 +76,20 @@ def form(seed: int, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def long_page(tiny_service: Served) -> dict[str, Any]:
-    """A request whose text is long enough to be interrupted: a page full of lines, with their boxes."""
+def long_page_and_text(tiny_service: Served) -> tuple[dict[str, Any], str]:
+    """A request whose text is long enough to be interrupted, a page full of lines with their boxes, and that text."""
     full = (seed for seed in range(1000) if sum(len(line.text) for line in plan(seed).lines) > 450)
     for seed in full:
         request = {"files": upload(seed), "data": {"resolution": "small", "grounding": "true"}}
         body = httpx.post(f"{tiny_service.url}/api/ocr", timeout=120, **request).json()
         if body["usage"]["output_tokens"] > 600 and body["attempts"] == 1:
-            return request
+            return request, body["raw_text"]
     raise AssertionError("no page of a thousand has a long text")
+
+
+@pytest.fixture
+def long_page(long_page_and_text: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    return long_page_and_text[0]
 
 
 def metric(text: str, name: str) -> float:
@@ -251,10 +256,10 @@ async def test_a_hung_engine_core_is_noticed_and_replaced(
 
 
 async def test_ctrl_c_lets_the_running_request_end_and_leaves_no_process_behind(
-    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
+    client: httpx.AsyncClient, service: Served, long_page_and_text: tuple[dict[str, Any], str]
 ):
     """A terminal sends SIGINT to every process of the group, vLLM's too; all end by themselves. Keep this test last."""
-    whole = (await client.post("/api/ocr", **long_page)).json()
+    long_page, whole = long_page_and_text
     family = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)]
     assert any("EngineCore" in " ".join(process.cmdline()) for process in family)
     before = len(log_events(service))
@@ -264,7 +269,7 @@ async def test_ctrl_c_lets_the_running_request_end_and_leaves_no_process_behind(
         if os.getpgid(process.pid) == group:
             process.send_signal(signal.SIGINT)
     answer = await waiting
-    assert (answer.status_code, answer.json()["raw_text"]) == (200, whole["raw_text"])
+    assert (answer.status_code, answer.json()["raw_text"]) == (200, whole)
     assert await asyncio.to_thread(service.process.wait, 60) == 0
     assert not psutil.wait_procs(family, timeout=5)[1]
     assert not [event for event in log_events(service)[before:] if "kill" in event]
