@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 
+from app.jobs import keeper
 from tests.documents import SizedEngine, book, ended, keeping, reached, send, text_of
 from tests.engines import SayingEngine
 
@@ -49,8 +50,9 @@ async def test_an_upload_whose_service_died_before_its_row_is_no_task(tmp_path):
     assert (tmp_path / stray / "source").exists()
 
 
-async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path):
+async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path, monkeypatch):
     """The keeper finds it: what DBOS keeps is away here, and comes back."""
+    monkeypatch.setattr(keeper, "_LOST_SECONDS", 1.0)
     async with keeping(tmp_path) as client:
         await ended(client, (await send(client, book(1)))["task_id"])
         with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)) as database:
