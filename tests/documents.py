@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,21 @@ def text_of(number: int) -> str:
 
 
 class SizedEngine(ScriptedEngine):
-    """Says how wide a page is, after `pause` seconds; `broken` are the pages of a book for which it has no memory."""
+    """Says how wide a page is, after `pause` seconds; `broken` are the pages of a book for which it has no memory.
+
+    While `going` is cleared, no page is read to its end.
+    """
 
     def __init__(self, pause: float = 0.0, concurrency: int = 1, broken: tuple[int, ...] = ()) -> None:
         super().__init__(concurrency)
+        self.going = asyncio.Event()
+        self.going.set()
         self.pause = pause
         self.broken = set(broken)
         self.read: list[int] = []
 
     async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        await self.going.wait()
         await asyncio.sleep(self.pause)
         number = request.page.width - 200
         self.read.append(number)
@@ -63,11 +70,34 @@ class FallingEngine(SizedEngine):
 
 
 @contextlib.asynccontextmanager
-async def keeping(folder: Path, engine: Engine | None = None, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service that keeps documents in `folder`."""
+async def keeping(
+    folder: Path, engine: Engine | None = None, anew: bool = False, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service that keeps documents in `folder`.
+
+    Unless `anew`, it was started there before: at its first start DBOS makes its tables, and finds its queue a second later.
+    """
+    database = folder / "tasks.sqlite"
+    if not anew and not database.exists():
+        database.write_bytes(await database_of_a_first_start())
     made = {"jobs_enabled": True, "data_dir": str(folder), **settings}
     async with serving(engine or SizedEngine(), **made) as client:
         yield client
+
+
+_left: list[bytes] = []
+
+
+async def database_of_a_first_start() -> bytes:
+    """Start a service where there was none, once for all tests, and return the database that it leaves."""
+    if not _left:
+        with tempfile.TemporaryDirectory() as folder:
+            async with keeping(Path(folder), anew=True) as client:
+                task_id = (await send(client, book(1)))["task_id"]
+                await ended(client, task_id)
+                await client.delete(f"/api/tasks/{task_id}")
+            _left.append((Path(folder) / "tasks.sqlite").read_bytes())
+    return _left[0]
 
 
 async def send(client: httpx.AsyncClient, document: bytes, headers: dict[str, str] | None = None, **fields: Any) -> Any:

@@ -43,7 +43,7 @@ async def serving(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application in this process, its start-up and shutdown run."""
     app = create_app(make_settings(**settings), engine)
-    async with LifespanManager(app) as manager:
+    async with LifespanManager(app, startup_timeout=60, shutdown_timeout=60) as manager:
         transport = httpx.ASGITransport(app=manager.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as client:
             if wait_ready:

@@ -6,6 +6,7 @@ Tables are read as tables: what a page says of a setting, a field or a code stan
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shlex
@@ -337,9 +338,15 @@ def test_commands_for_inside_the_container_name_what_is_there(command, output):
         assert arguments[0] == "-c"
         compile(arguments[1], "command", "exec")
         if vllm_version() is not None:
-            subprocess.run([sys.executable, "-c", arguments[1]], check=True, timeout=300, stdout=subprocess.DEVNULL)
+            run_python(arguments[1])
     else:
         assert [program, *arguments] == ["bash"]
+
+
+@functools.cache
+def run_python(command: str) -> None:
+    """Run it once, however many pages show it: vLLM takes long to import."""
+    subprocess.run([sys.executable, "-c", command], check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize(("command", "output"), commands("deepseek-ocr"))

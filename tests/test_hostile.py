@@ -17,8 +17,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
-from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from app.api.gate import hash_api_key
 from tests.ingest.pdfs import letter, pdf
 from tests.ingest.pictures import HEIC
 from tests.process import served
@@ -30,6 +31,8 @@ DAMAGED_PER_FORMAT = 100
 FORMS = 300
 RAW_BODIES = 300
 EXPECTED = {200, 400, 413, 415, 422}
+KEY = "open sesame"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 schema = schemathesis.openapi.from_path(str(Path(__file__).parents[1] / "docs/openapi.json"))
 
@@ -37,23 +40,23 @@ schema = schemathesis.openapi.from_path(str(Path(__file__).parents[1] / "docs/op
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     log = tmp_path_factory.mktemp("hostile") / "service.log"
-    with served(log, inference_engine="fake", decode_timeout_seconds=5, max_image_pixels=20_000_000) as running:
+    settings = {"api_key_hashes": hash_api_key(KEY), "decode_timeout_seconds": 5, "max_image_pixels": 20_000_000}
+    with served(log, inference_engine="fake", **settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def client(service):
-    with httpx.Client(base_url=service.url, timeout=20) as client:
+    with httpx.Client(base_url=service.url, headers=HEADERS, timeout=20) as client:
         yield client
 
 
 @schema.parametrize()
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 def test_what_the_openapi_file_allows_and_forbids(case, service):
-    """Every answer has a status and a body that the OpenAPI file states."""
-    # The schema cannot say what a picture is, so random bytes fit it and are rightly refused. No operator has set a key
-    # here, so none is asked for.
-    case.call_and_validate(base_url=service.url, excluded_checks=[positive_data_acceptance, ignored_auth])
+    """Every answer has a status and a body that the OpenAPI file states, and there is none without the key."""
+    # The schema cannot say what a picture is, so random bytes fit it and are rightly refused.
+    case.call_and_validate(base_url=service.url, headers=HEADERS, excluded_checks=[positive_data_acceptance])
 
 
 def _picture(name: str) -> bytes:
@@ -172,7 +175,7 @@ def test_any_body_is_answered(client, pieces):
 
 def test_headers_that_lie_are_answered(service):
     """Lengths, types, paths and ids that no honest client sends."""
-    with httpx.Client(base_url=service.url, timeout=20) as client:
+    with httpx.Client(base_url=service.url, headers=HEADERS, timeout=20) as client:
         for path, headers in (
             ("/api/ocr", {"Content-Type": "multipart/form-data; boundary="}),
             ("/api/ocr", {"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}),

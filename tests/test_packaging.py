@@ -71,7 +71,10 @@ def test_the_service_imports_only_what_it_declares() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
     # importlib.metadata.packages_distributions() misses wheels without a top_level.txt on Python 3.10.
-    owners = {file.parts[0].removesuffix(".py"): found.name for found in distributions() for file in found.files or ()}
+    owners = {}
+    for found in distributions():
+        tops = {re.split("[/,]", line)[0] for line in (found.read_text("RECORD") or "").splitlines()}
+        owners |= dict.fromkeys((top.removesuffix(".py") for top in tops), found.name)
     third_party = {canonicalize_name(owners[name]) for name in imported - sys.stdlib_module_names if name in owners}
     declared = {canonicalize_name(Requirement(text).name) for text in RUNTIME}
     assert {"fastapi", "numpy", "rapidocr"} <= third_party

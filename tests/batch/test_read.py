@@ -217,6 +217,8 @@ def test_an_interrupt_ends_it_with_a_word_and_no_process_left(tmp_path: Path) ->
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Who runs the tests in the background of a script has interrupts ignored, by all that is started.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout is not None
         assert run.stderr is not None

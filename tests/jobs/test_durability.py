@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 
+from app.jobs import keeper
 from tests.documents import SizedEngine, book, ended, keeping, reached, send, text_of
 from tests.engines import SayingEngine
 
@@ -49,8 +50,9 @@ async def test_an_upload_whose_service_died_before_its_row_is_no_task(tmp_path):
     assert (tmp_path / stray / "source").exists()
 
 
-async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path):
+async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path, monkeypatch):
     """The keeper finds it: what DBOS keeps is away here, and comes back."""
+    monkeypatch.setattr(keeper, "_LOST_SECONDS", 1.0)
     async with keeping(tmp_path) as client:
         await ended(client, (await send(client, book(1)))["task_id"])
         with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)) as database:
@@ -92,19 +94,44 @@ async def test_a_locked_database_delays_documents_and_loses_nothing(tmp_path):
     assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(number) for number in range(1, 11)]
 
 
+async def test_a_document_that_is_taken_up_while_the_service_stops_is_read_after_the_next_start(tmp_path):
+    """And nothing of it is left over here: the database is held, so that the queue is being asked when the stop comes."""
+    async with keeping(tmp_path) as client:
+        await ended(client, (await send(client, book(1)))["task_id"])
+        task_id = (await send(client, book(2)))["task_id"]
+        database = sqlite3.connect(tmp_path / "tasks.sqlite", isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(1)  # the queue is asked twice a second
+        asyncio.get_running_loop().call_later(1, database.close)
+    async with keeping(tmp_path) as client:
+        task = await ended(client, task_id)
+    assert [page["markdown"] for page in task["result"]["pages"]] == [text_of(1), text_of(2)]
+
+
 async def test_an_urgent_document_passes_all_that_wait(tmp_path):
-    """Of the pages that were waiting when it was taken up, only those in hand go before it."""
-    engine = SizedEngine(pause=0.05)
+    """Of the pages that were waiting when it was taken up, only those in hand go before it. The engine stands still until then."""
+    engine = SizedEngine(pause=0.02)
     async with keeping(tmp_path, engine) as client:
-        for _ in range(30):
+        for _ in range(20):
             last = (await send(client, book(40)))["task_id"]
         await reached(client, last, 1)  # all of them are under way
-        before = len(engine.read)
+        engine.going.clear()
         urgent = (await send(client, book(60), pages="60", priority=100))["task_id"]
+        while not planned(tmp_path, urgent):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # for it to ask for its turn
+        before = len(engine.read)
+        engine.going.set()
         await ended(client, urgent)
-        place = engine.read.index(60)
-        # The queue is looked at twice a second.
-        assert place - before < 60
+    # Two are in hand; behind one page of each of the others it would be the twentieth.
+    assert engine.read.index(60) - before < 10
+
+
+def planned(folder, task_id: str) -> bool:
+    """Whether a task has been taken from the queue."""
+    with contextlib.closing(sqlite3.connect(folder / "tasks.sqlite")) as database:
+        steps = database.execute("SELECT COUNT(*) FROM operation_outputs WHERE workflow_uuid = ?", [f"{task_id}/1"])
+        return steps.fetchone()[0] > 0
 
 
 async def test_deleting_a_document_that_is_being_read_leaves_nothing_and_no_complaint(tmp_path):

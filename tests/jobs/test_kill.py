@@ -11,7 +11,7 @@ from benchmarks.jobs import Replica, read_under_fire
 from benchmarks.postgres import find_binaries, postgres
 from tests.documents import EXACT, book, text_of
 
-PAGES, KILLS, SEED = 12, 4, 20261123
+PAGES, KILLS, SEED = 10, 3, 20261123
 SIDE_BY_SIDE = 2
 PAGES_IN_FLIGHT = SIDE_BY_SIDE + 1  # one more is rendered ahead
 COMMAND = (

@@ -59,7 +59,7 @@ ANY_PAGE = st.builds(
     lambda raw, mode, width: page(raw, mode=mode, text=raw, width=width), HOSTILE, MODES, st.sampled_from([0, 999])
 )
 
-every_text = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+every_text = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @every_text

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.process import Served, served
+from tests.with_vllm.tiny_service import LOADING_SECONDS, SETTINGS
+
 BACKEND = Path(__file__).parents[2] / "backend"
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 # What `python -m tools.compat.here` chooses between; on a GPU, float32 means float32.
@@ -56,3 +59,14 @@ def vllm_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
             patch.setenv(name, value)
         patch.setattr(sys, "path", [*paths, *sys.path])
         yield variables
+
+
+@pytest.fixture(scope="session")
+def tiny_service(vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service with the tiny reader in vLLM.
+
+    Two modules share it, since it takes long to load. The last of them, test_vllm_service.py, breaks and stops it.
+    """
+    log = tmp_path_factory.mktemp("service") / "log"
+    with served(log, ready_timeout=LOADING_SECONDS, **(vllm_environment | SETTINGS)) as running:
+        yield running

@@ -68,6 +68,7 @@ SETTINGS: dict[str, Any] = {
     "enforce_eager": os.environ.get("CONTRACT_DEVICE", "cpu") == "cpu",
     "engine_args": {"dtype": "float32"},
     "decode_workers": 1,
+    "engine_stall_seconds": 180,
 }
 
 
@@ -428,8 +429,10 @@ async def test_death_of_the_engine_core_is_noticed(running: Running, samples: li
         return not await running.is_idle()
 
     await running.until(is_running, 120, "vLLM has begun")
+    killed = time.monotonic()
     kill(vllm)
     answer = await waiting
+    assert time.monotonic() - killed < SETTINGS["engine_stall_seconds"] / 2, "it was noticed only because nothing came"
     assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
     assert (await running.client.get("/readyz")).status_code == 503
     assert vllm.errored

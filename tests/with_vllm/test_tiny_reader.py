@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from app.ocr.grounding import parse
-from benchmarks.service import Served, served
+from tests.process import Served
 from tools.tiny_reader import fonts
 from tools.tiny_reader.faces import Faces, load_faces
 from tools.tiny_reader.score import Score, score_boxes, score_text, text_of
-from tools.tiny_reader.serve import FOLDER, SETTINGS
+from tools.tiny_reader.serve import FOLDER
 from tools.tiny_reader.sizes import NOTICE, make_config
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -43,16 +43,8 @@ def samples(faces: dict[str, Faces]) -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def service(vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The service as `make serve-tiny` starts it."""
-    settings = vllm_environment | SETTINGS | {"DECODE_WORKERS": "1", "LOG_FORMAT": "json"}
-    with served(tmp_path_factory.mktemp("service") / "log", ready_timeout=400, **settings) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def reader(service: Served) -> Iterator[Reader]:
-    with httpx.Client(base_url=service.url, timeout=300) as client:
+def reader(tiny_service: Served) -> Iterator[Reader]:
+    with httpx.Client(base_url=tiny_service.url, timeout=300) as client:
         yield Reader(client)
 
 
@@ -110,8 +102,8 @@ def test_a_page_turned_by_exif_reads_the_same(
 def test_documents_become_markdown(reader: Reader, faces: dict[str, Faces]) -> None:
     """A heading, paragraphs and a table where the page has them."""
     total, kinds = Score(), set()
-    for sample in make_samples(8, SEED, faces, kind="document"):
-        body = reader.read(sample, mode="markdown")
+    documents = make_samples(8, SEED, faces, kind="document")
+    for body, sample in zip(reader.read_all(documents, 8, mode="markdown"), documents, strict=True):
         wanted = [block.kind for block in sample.page.blocks]
         labels = re.findall(r"<\|ref\|>(\w+)<\|/ref\|>", body["raw_text"])
         assert labels == wanted
@@ -138,12 +130,12 @@ def test_a_term_is_found_where_it_stands(reader: Reader, samples: list[Sample]) 
     assert locate_lines(reader, samples).box_rate > 0.5
 
 
-def test_it_says_that_it_is_a_test_reader(reader: Reader, samples: list[Sample], service: Served) -> None:
+def test_it_says_that_it_is_a_test_reader(reader: Reader, samples: list[Sample], tiny_service: Served) -> None:
     """In every answer, in the descriptions that programs read, and in the log."""
     assert reader.read(samples[0])["metadata"]["notice"] == NOTICE
     assert reader.client.get("/").json()["notice"] == NOTICE
     assert reader.client.get("/api/modes").json()["notice"] == NOTICE
-    assert f"model_notice {NOTICE}" in service.log.read_text()
+    assert f"model_notice {NOTICE}" in tiny_service.log.read_text()
 
 
 def test_the_committed_folder_is_what_the_tools_write() -> None:

@@ -112,9 +112,12 @@ class Muon:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return matrices (n, rows, columns) with all singular values near one, in bfloat16."""
+    """Return matrices (n, rows, columns) with all singular values near one: in bfloat16, on a CPU in float32.
+
+    There a step takes three times as long in bfloat16.
+    """
     turned = matrices.shape[1] > matrices.shape[2]
-    x = matrices.to(torch.bfloat16)
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
     x = x.mT if turned else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):

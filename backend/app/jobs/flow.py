@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -38,6 +39,8 @@ VERSION = "1"
 QUEUE = "documents"
 
 _QUEUE_POLL_SECONDS = 0.5
+# How DBOS names the threads that take workflows from queues, and how long one may take to end: the database may be slow.
+_QUEUE_THREADS, _QUEUE_END_SECONDS = "queue-worker-", 10.0
 # Seconds before each further attempt at a webhook: all in all about a day.
 WEBHOOK_PAUSES = (5, 30, 120, 600, 3_600, 14_400, 43_200)
 
@@ -95,17 +98,20 @@ class Flow:
             "notification_listener_polling_interval_sec": 0.5,
         }
         self._config = config
+        self._dbos: DBOS | None = None
 
     def launch(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
         """Make DBOS's tables where they are missing, and begin to take documents from the queue."""
         _service.work, _service.loop = work, loop
         with _unavailable():
-            DBOS(config=self._config)
+            self._dbos = DBOS(config=self._config)
             DBOS.launch()
             DBOS.register_queue(QUEUE, polling_interval_sec=_QUEUE_POLL_SECONDS)
 
     def destroy(self) -> None:
         """Stop; what was under way is as after a crash."""
+        if self._dbos is not None:
+            _stop_taking(self._dbos)
         DBOS.destroy()
         _service.work = _service.loop = None
 
@@ -174,8 +180,7 @@ async def _read_pages(task_id: str, run: int, plan: str) -> None:
     The number of a page's step is its place in the plan. The steps of pages that are in the database are not run
     again, so that a document resumes at once however many pages it has.
     """
-    work, _ = _running_service()
-    left = await _on_service(work.left(task_id, run))
+    left = await _on_service(lambda work: work.left(task_id, run))
     running: set[asyncio.Task[bool]] = set()
     wanted = True
     failure: BaseException | None = None
@@ -193,7 +198,7 @@ async def _read_pages(task_id: str, run: int, plan: str) -> None:
             step = DBOS.reserve_step()
             if number not in left or not wanted:
                 continue
-            if not await _on_service(work.take_turn(task_id, run)):
+            if not await _on_service(lambda work: work.take_turn(task_id, run)):
                 wanted = False
                 continue
             if not wanted:
@@ -214,23 +219,23 @@ async def _read_pages(task_id: str, run: int, plan: str) -> None:
 
 
 async def _plan(task_id: str, run: int) -> str:
-    return await _on_service(_running_service()[0].plan(task_id, run))
+    return await _on_service(lambda work: work.plan(task_id, run))
 
 
 async def _read_page(task_id: str, run: int, number: int) -> bool:
-    return await _on_service(_running_service()[0].read_page(task_id, run, number))
+    return await _on_service(lambda work: work.read_page(task_id, run, number))
 
 
 async def _finish(task_id: str, run: int) -> bool:
-    return await _on_service(_running_service()[0].finish(task_id, run))
+    return await _on_service(lambda work: work.finish(task_id, run))
 
 
 async def _fail(task_id: str, run: int) -> bool:
-    return await _on_service(_running_service()[0].fail(task_id, run))
+    return await _on_service(lambda work: work.fail(task_id, run))
 
 
 async def _notify(task_id: str, run: int, attempt: int, last: bool) -> bool:
-    return await _on_service(_running_service()[0].notify(task_id, run, attempt, last))
+    return await _on_service(lambda work: work.notify(task_id, run, attempt, last))
 
 
 def _give_turn_back() -> None:
@@ -239,16 +244,29 @@ def _give_turn_back() -> None:
         loop.call_soon_threadsafe(work.give_turn_back)
 
 
-async def _on_service(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the service's event loop: the engine lives there, workflows on a loop of DBOS's."""
-    _, loop = _running_service()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+async def _on_service(ask: Callable[[Work], Coroutine[Any, Any, T]]) -> T:
+    """Have something done on the service's event loop: the engine lives there, workflows on a loop of DBOS's."""
+    work, loop = _running_service()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(work), loop))
 
 
 def _running_service() -> tuple[Work, asyncio.AbstractEventLoop]:
     if _service.work is None or _service.loop is None:
         raise asyncio.CancelledError  # the service is stopping; the step is run after the next start
     return _service.work, _service.loop
+
+
+def _stop_taking(dbos: DBOS) -> None:
+    """End the threads that take documents from the queue.
+
+    DBOS stops the event loop they hand them to before it waits for them: a document taken in between would be handed to
+    a loop that has stopped, its thread waiting for ever, or to one that is closed.
+    """
+    for ended in dbos.background_thread_stop_events:
+        ended.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith(_QUEUE_THREADS):
+            thread.join(_QUEUE_END_SECONDS)
 
 
 def _workflow_id(task_id: str, run: int) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,8 @@ import pytest
 
 from app.engine.vllm_loading import CREATING, LOADED, REGISTERING
 from app.ocr.resolution import RESOLUTIONS
-from tests.process import Served, served
+from tests.process import Served
+from tests.with_vllm.tiny_service import LOADING_SECONDS, SETTINGS, STALL
 from tools.tiny_reader import fonts
 from tools.tiny_reader.faces import Faces, load_faces
 from tools.tiny_reader.page import Page, plan_page
@@ -31,29 +32,12 @@ from tools.tiny_reader.serve import FOLDER
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
-CONTEXT = 3072
-STALL = 15
-# Loading imports vLLM in two new processes: 25 s on two free cores, minutes on busy ones.
-RESTART = 400
+CONTEXT = int(SETTINGS["MAX_MODEL_LEN"])
 
 
-@pytest.fixture(scope="module")
-def service(vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A running service with the tiny reader; float32, so that reading pages side by side cannot change a token."""
-    settings = {
-        **vllm_environment,
-        "inference_engine": "vllm_direct",
-        "model_path": FOLDER,
-        "max_model_len": CONTEXT,
-        "max_num_seqs": 16,
-        "enforce_eager": "true",
-        "engine_args": '{"dtype": "float32", "max_num_batched_tokens": 4096}',
-        "engine_stall_seconds": STALL,
-        "decode_workers": 1,
-        "log_format": "json",
-    }
-    with served(tmp_path_factory.mktemp("service") / "log", ready_timeout=RESTART, **settings) as running:
-        yield running
+@pytest.fixture
+def service(tiny_service: Served) -> Served:
+    return tiny_service
 
 
 @pytest.fixture
@@ -92,15 +76,20 @@ def form(seed: int, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def long_page(service: Served) -> dict[str, Any]:
-    """A request whose text is long enough to be interrupted: a page full of lines, with their boxes."""
+def long_page_and_text(tiny_service: Served) -> tuple[dict[str, Any], str]:
+    """A request whose text is long enough to be interrupted, a page full of lines with their boxes, and that text."""
     full = (seed for seed in range(1000) if sum(len(line.text) for line in plan(seed).lines) > 450)
     for seed in full:
         request = {"files": upload(seed), "data": {"resolution": "small", "grounding": "true"}}
-        body = httpx.post(f"{service.url}/api/ocr", timeout=120, **request).json()
+        body = httpx.post(f"{tiny_service.url}/api/ocr", timeout=120, **request).json()
         if body["usage"]["output_tokens"] > 600 and body["attempts"] == 1:
-            return request
+            return request, body["raw_text"]
     raise AssertionError("no page of a thousand has a long text")
+
+
+@pytest.fixture
+def long_page(long_page_and_text: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    return long_page_and_text[0]
 
 
 def metric(text: str, name: str) -> float:
@@ -232,42 +221,17 @@ async def test_the_context_bounds_the_output(client: httpx.AsyncClient):
     assert body["truncated"] is True
 
 
-async def test_a_killed_engine_core_costs_its_requests_and_comes_back(
+async def test_a_hung_engine_core_is_noticed_and_replaced(
     client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
 ):
-    """Waiting requests get 503 at once, probes see it, and the same process serves again, with the same text."""
+    """A stopped process neither answers nor dies: after ENGINE_STALL_SECONDS it counts as failed, and is killed.
+
+    Probes see it, and the same process serves again, with the same text.
+    """
     whole = (await client.post("/api/ocr", **form(2))).json()
     family = psutil.Process(service.process.pid).children(recursive=True)
     core = next(process for process in family if "EngineCore" in " ".join(process.cmdline()))
     workers = core.children(recursive=True)
-    waiting = await start(client, long_page)
-    core.kill()
-    killed = time.monotonic()
-    answer = await waiting
-    assert time.monotonic() - killed < 2
-    assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
-    assert answer.headers["retry-after"] == "5"
-    assert (await client.get("/readyz")).status_code == 503
-    slowest = 0.0
-    while (await client.get("/readyz")).status_code != 200:
-        assert time.monotonic() - killed < RESTART, "the engine did not come back"
-        asked = time.monotonic()
-        assert (await client.get("/livez")).status_code == 200
-        slowest = max(slowest, time.monotonic() - asked)
-        await asyncio.sleep(0.05)
-    assert slowest < 5
-    again = (await client.post("/api/ocr", **form(2))).json()
-    assert again["raw_text"] == whole["raw_text"]
-    assert not psutil.wait_procs(workers, timeout=10)[1]
-    assert metric((await client.get("/metrics")).text, "vllm:prompt_tokens_total") > 0
-
-
-async def test_a_hung_engine_core_is_noticed_and_replaced(
-    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
-):
-    """A stopped process neither answers nor dies: after ENGINE_STALL_SECONDS it counts as failed, and is killed."""
-    family = psutil.Process(service.process.pid).children(recursive=True)
-    core = next(process for process in family if "EngineCore" in " ".join(process.cmdline()))
     waiting = await start(client, long_page)
     core.suspend()
     hung = time.monotonic()
@@ -275,18 +239,27 @@ async def test_a_hung_engine_core_is_noticed_and_replaced(
     # Counted from the last piece of text, which is older than the stop.
     assert STALL - 1 < time.monotonic() - hung < STALL + 5
     assert (answer.status_code, answer.json()["code"]) == (503, "engine_failed")
+    assert answer.headers["retry-after"] == "5"
+    assert (await client.get("/readyz")).status_code == 503
+    slowest = 0.0
     while (await client.get("/readyz")).status_code != 200:
-        assert time.monotonic() - hung < RESTART, "the engine did not come back"
-        await asyncio.sleep(0.1)
+        assert time.monotonic() - hung < LOADING_SECONDS, "the engine did not come back"
+        asked = time.monotonic()
+        assert (await client.get("/livez")).status_code == 200
+        slowest = max(slowest, time.monotonic() - asked)
+        await asyncio.sleep(0.05)
+    assert slowest < 5
     assert not core.is_running()
-    assert (await client.post("/api/ocr", **form(0))).status_code == 200
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert (await client.post("/api/ocr", **form(2))).json()["raw_text"] == whole["raw_text"]
+    assert metric((await client.get("/metrics")).text, "vllm:prompt_tokens_total") > 0
 
 
 async def test_ctrl_c_lets_the_running_request_end_and_leaves_no_process_behind(
-    client: httpx.AsyncClient, service: Served, long_page: dict[str, Any]
+    client: httpx.AsyncClient, service: Served, long_page_and_text: tuple[dict[str, Any], str]
 ):
     """A terminal sends SIGINT to every process of the group, vLLM's too; all end by themselves. Keep this test last."""
-    whole = (await client.post("/api/ocr", **long_page)).json()
+    long_page, whole = long_page_and_text
     family = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)]
     assert any("EngineCore" in " ".join(process.cmdline()) for process in family)
     before = len(log_events(service))
@@ -296,7 +269,7 @@ async def test_ctrl_c_lets_the_running_request_end_and_leaves_no_process_behind(
         if os.getpgid(process.pid) == group:
             process.send_signal(signal.SIGINT)
     answer = await waiting
-    assert (answer.status_code, answer.json()["raw_text"]) == (200, whole["raw_text"])
+    assert (answer.status_code, answer.json()["raw_text"]) == (200, whole)
     assert await asyncio.to_thread(service.process.wait, 60) == 0
     assert not psutil.wait_procs(family, timeout=5)[1]
     assert not [event for event in log_events(service)[before:] if "kill" in event]
