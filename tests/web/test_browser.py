@@ -29,6 +29,8 @@ pytestmark = [
 ]
 
 SAMPLE = ROOT / "docs/images/sample.png"
+# A busy machine takes a minute to load RapidOCR and read its first page.
+PATIENCE_MS = 240_000
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -69,7 +71,7 @@ class Visit:
         """Choose a file and have it read to the end."""
         self.page.set_input_files("#file", file)
         self.page.click("#read")
-        self.page.wait_for_selector("#copy:enabled", timeout=60_000)
+        self.page.wait_for_selector("#copy:enabled", timeout=PATIENCE_MS)
 
     def hand_over(self, name: str, content: bytes, kind: str = "application/pdf") -> playwright.Locator:
         """Have a document read; return its entry in the list."""
@@ -91,7 +93,7 @@ class Visit:
 
     def text(self, words: str) -> None:
         """Wait until the text of the page shown holds these words."""
-        self.page.locator("#panel-text", has_text=words).wait_for(timeout=60_000)
+        self.page.locator("#panel-text", has_text=words).wait_for(timeout=PATIENCE_MS)
 
     @property
     def clean(self) -> bool:
@@ -256,7 +258,7 @@ def test_a_refusal_is_said_in_chinese_and_the_right_password_opens_the_document(
     page.get_by_text("PDF 已加密。请在“密码”一栏填写密码，然后再点“识别”。").wait_for()
     page.fill("[name=password]", PASSWORD)
     page.click("#read")
-    visit.entry("vault.pdf").get_by_text("完成：1 页").wait_for(timeout=60_000)
+    visit.entry("vault.pdf").get_by_text("完成：1 页").wait_for(timeout=PATIENCE_MS)
 
 
 def test_a_page_is_sent_again_when_the_model_is_loaded(visit: Visit) -> None:
@@ -290,7 +292,7 @@ def test_a_document_whose_answer_was_lost_is_not_taken_twice(visit: Visit) -> No
     page.click("#read")
     page.locator("#error", has_text="Nothing is lost").wait_for()
     page.click("#read")
-    visit.entry("once.pdf").get_by_text("Done: 1 page").wait_for(timeout=60_000)
+    visit.entry("once.pdf").get_by_text("Done: 1 page").wait_for(timeout=PATIENCE_MS)
     assert page.locator("#documents .title", has_text="once.pdf").count() == 1
 
 
@@ -407,7 +409,7 @@ def test_only_the_thumbnails_in_sight_exist(visit: Visit) -> None:
 
 def test_every_format_of_a_document_is_downloaded(visit: Visit) -> None:
     entry = visit.hand_over("files.pdf", book(READABLE, READABLE))
-    entry.get_by_text("Done: 2 pages").wait_for(timeout=60_000)
+    entry.get_by_text("Done: 2 pages").wait_for(timeout=PATIENCE_MS)
     saved = save_all(visit.page)
     assert len(saved) == len(FORMATS)
     begin = {
@@ -439,7 +441,7 @@ def test_only_the_pages_asked_for_are_read(visit: Visit) -> None:
     page.set_input_files("#file", {"name": "some.pdf", "mimeType": "application/pdf", "buffer": book(*[READABLE] * 9)})
     page.fill("[name=pages]", "2-3, 8-")
     page.click("#read")
-    visit.entry("some.pdf").get_by_text("Done: 4 pages").wait_for(timeout=60_000)
+    visit.entry("some.pdf").get_by_text("Done: 4 pages").wait_for(timeout=PATIENCE_MS)
     visit.text("This is page 2.")
     page.click("#next")
     page.click("#next")
@@ -451,12 +453,12 @@ def test_only_the_pages_asked_for_are_read(visit: Visit) -> None:
 def test_a_page_that_failed_is_marked_and_read_again(visit: Visit) -> None:
     page = visit.page
     entry = visit.hand_over("torn.pdf", book(READABLE, BREAKING, READABLE))
-    entry.get_by_text("Done, but 1 of 3 pages could not be read").wait_for(timeout=60_000)
+    entry.get_by_text("Done, but 1 of 3 pages could not be read").wait_for(timeout=PATIENCE_MS)
     page.get_by_role("button", name="Page 2, could not be read", exact=True).click()
     visit.text("Page 2 could not be read: The picture and the prompt are longer than the model's context.")
     entry.get_by_role("button", name="Read what is missing").click()
     visit.text("This is page 2.")
-    entry.get_by_text("Done: 3 pages").wait_for(timeout=60_000)
+    entry.get_by_text("Done: 3 pages").wait_for(timeout=PATIENCE_MS)
     assert visit.clean
 
 
@@ -464,14 +466,14 @@ def test_a_page_that_failed_is_marked_and_read_again(visit: Visit) -> None:
 def test_a_document_is_cancelled_found_again_read_on_and_deleted(visit: Visit) -> None:
     page = visit.page
     entry = visit.hand_over("long.pdf", book(READABLE, READABLE, HANGING + 2))
-    entry.get_by_text("第 3 页，共 3 页").wait_for(timeout=60_000)
+    entry.get_by_text("第 3 页，共 3 页").wait_for(timeout=PATIENCE_MS)
     entry.get_by_role("button", name="取消").click()
     entry.get_by_text("已取消，读完 3 页中的 2 页").wait_for()
     page.reload()
     entry.get_by_role("button", name="long.pdf", exact=True).click()
     visit.text("This is page 1.")
     entry.get_by_role("button", name="识别缺少的页").click()
-    entry.get_by_text("完成：3 页").wait_for(timeout=60_000)
+    entry.get_by_text("完成：3 页").wait_for(timeout=PATIENCE_MS)
     assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
     visit.forget(entry)
     assert not page.is_visible("#result")
@@ -497,7 +499,7 @@ def test_several_files_become_documents(visit: Visit) -> None:
     assert page.inner_text("#file-name") == "2 files"
     page.click("#read")
     for number in (1, 2):
-        visit.entry(f"scan-{number}.png").get_by_text("Done: 1 page").wait_for(timeout=60_000)
+        visit.entry(f"scan-{number}.png").get_by_text("Done: 1 page").wait_for(timeout=PATIENCE_MS)
     page.get_by_role("button", name="scan-2.png", exact=True).click()
     visit.text("This is page 2.")
     assert visit.clean
@@ -509,7 +511,7 @@ def save_all(page: playwright.Page) -> dict[str, bytes]:
     saved = {}
     for number in range(page.locator("#downloads li").count()):
         page.click("#downloads summary")
-        with page.expect_download(timeout=60_000) as download:
+        with page.expect_download(timeout=PATIENCE_MS) as download:
             page.locator("#downloads li button").nth(number).click()
         saved[download.value.suggested_filename] = Path(download.value.path()).read_bytes()
     return saved
