@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from app.engine.base import Chunk, Engine, Finish, GenerationRequest
-from app.errors import EngineFailed, OutOfMemory
+from app.errors import EngineFailed, OutOfMemory, ServiceError
 from tests.engines import ScriptedEngine
 from tests.ingest.pdfs import Sheet, pdf
 from tests.serving import serving
@@ -32,17 +32,25 @@ def text_of(number: int) -> str:
 
 
 class SizedEngine(ScriptedEngine):
-    """Says how wide a page is, after `pause` seconds; `broken` are the pages of a book for which it has no memory.
+    """Says how wide a page is, after `pause` seconds; `broken` are the pages of a book that it cannot read.
 
+    A document's page is tried again, after 1 and 2 seconds, where `error` may be over by then: OutOfMemory.
     While `going` is cleared, no page is read to its end.
     """
 
-    def __init__(self, pause: float = 0.0, concurrency: int = 1, broken: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        pause: float = 0.0,
+        concurrency: int = 1,
+        broken: tuple[int, ...] = (),
+        error: type[ServiceError] = OutOfMemory,
+    ) -> None:
         super().__init__(concurrency)
         self.going = asyncio.Event()
         self.going.set()
         self.pause = pause
         self.broken = set(broken)
+        self.error = error
         self.read: list[int] = []
 
     async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
@@ -51,7 +59,7 @@ class SizedEngine(ScriptedEngine):
         number = request.page.width - 200
         self.read.append(number)
         if number in self.broken:
-            raise OutOfMemory
+            raise self.error
         yield Chunk(f"This page is {request.page.width} pixels wide.")
         yield Chunk("", Finish("stop"))
 

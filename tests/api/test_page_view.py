@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from app.errors import ContextTooLong
 from tests.documents import EXACT, SizedEngine, book, ended, keeping, send, text_of
 from tests.engines import SayingEngine
 from tests.serving import png, serving
@@ -84,12 +85,12 @@ async def test_the_figures_of_a_tasks_page_are_in_its_html(tmp_path: Path) -> No
 
 
 async def test_a_page_that_waits_is_null_and_one_that_failed_counts(tmp_path: Path) -> None:
-    async with keeping(tmp_path, SizedEngine(broken=(2,))) as client:
+    async with keeping(tmp_path, SizedEngine(broken=(2,), error=ContextTooLong)) as client:
         task_id = (await send(client, book(2), **EXACT))["task_id"]
         task = await ended(client, task_id)
         failed = (await client.get(f"/api/tasks/{task_id}/pages/2")).json()
         assert task["progress"]["pages_failed"] == 1
-        assert failed["error"]["code"] == "out_of_memory"
+        assert failed["error"]["code"] == "context_too_long"
         (shown,) = (await client.get("/api/tasks")).json()["tasks"]
         assert shown["progress"]["pages_failed"] == 1
         waiting = (await send(client, book(1), **EXACT, priority="-1"))["task_id"]

@@ -12,6 +12,7 @@ from httpx_sse import aconnect_sse
 from PIL import Image
 
 from app.api.gate import hash_api_key
+from app.errors import ContextTooLong
 from tests.documents import FallingEngine, SizedEngine, book, ended, keeping, reached, send, text_of
 from tests.engines import BuggyEngine, LoadingEngine, SayingEngine
 from tests.ingest.pdfs import ENCRYPTED, PASSWORD, Sheet, pdf
@@ -456,7 +457,7 @@ async def test_a_service_without_documents_says_so():
 
 async def test_pages_and_documents_are_counted(tmp_path):
     """In the metrics."""
-    async with keeping(tmp_path, SizedEngine(broken=(2,))) as client:
+    async with keeping(tmp_path, SizedEngine(broken=(2,), error=ContextTooLong)) as client:
         await ended(client, (await send(client, book(3)))["task_id"])
         text = (await client.get("/metrics")).text
     assert 'ocr_task_pages_total{outcome="read"} 2.0' in text

@@ -7,6 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import ContextTooLong
 from app.jobs.files import TaskFolder
 from app.jobs.passwords import keep_password, recall_password
 from tests.documents import SizedEngine, book, ended, keeping, send
@@ -25,7 +26,7 @@ def leaks(folder) -> list[str]:
 
 async def test_a_password_opens_its_document_for_as_long_as_that_is_kept(tmp_path):
     """After a restart, on retry, for pictures and for a searchable PDF; and no file has it."""
-    async with keeping(tmp_path, SizedEngine(broken=(412,))) as client:
+    async with keeping(tmp_path, SizedEngine(broken=(412,), error=ContextTooLong)) as client:
         task_id = (await send(client, ENCRYPTED, password=PASSWORD))["task_id"]
         assert (await ended(client, task_id))["error_code"] == "no_page_read"
         assert leaks(tmp_path) == []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.errors import WebhookRefused
+from app.errors import ContextTooLong, WebhookRefused
 from app.jobs import flow
 from app.jobs.webhooks import Webhooks, sign
 from tests.documents import SizedEngine, book, ended, keeping, reached, send
@@ -141,16 +141,18 @@ async def test_a_cancelled_task_tells_so_after_a_restart_too(tmp_path, monkeypat
     ]
 
 
-async def test_a_task_that_the_service_failed_on_tells_so(tmp_path, monkeypatch):
+async def test_a_task_that_the_service_failed_on_tells_so(tmp_path):
     """Here because what it wrote into the database cannot be read again."""
-    engine = SizedEngine(pause=0.5, broken=(1, 2, 3))
+    engine = SizedEngine(pause=0.2, broken=tuple(range(1, 11)), error=ContextTooLong)
     async with receiving(204) as receiver, keeping(tmp_path, engine, webhook_allow_private=True) as client:
-        task_id = (await send(client, book(3), webhook_url=f"http://127.0.0.1:{receiver.port}/"))["task_id"]
-        await reached(client, task_id, 1)
+        task_id = (await send(client, book(10), webhook_url=f"http://127.0.0.1:{receiver.port}/"))["task_id"]
+        await reached(client, task_id, 3)  # the first page, which may come after the second, is among them
+        engine.going.clear()
         with sqlite3.connect(tmp_path / "tasks.sqlite") as database:
             database.execute("UPDATE ocr_pages SET result = 'x'")
         database.close()
-        for _ in range(400):
+        engine.going.set()
+        for _ in range(1200):
             if receiver.heard:
                 break
             await asyncio.sleep(0.05)
