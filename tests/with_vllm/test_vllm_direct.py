@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
@@ -294,6 +295,7 @@ async def test_a_wrong_model_path_is_said_to_every_client_and_the_port_stays_ope
             ready = await client.get("/readyz")
             if ready.json().get("detail") == wanted:
                 break
+            await asyncio.sleep(0.05)
         answer = await client.post("/api/ocr", files=upload())
         assert (await client.get("/livez")).status_code == 200
     assert (ready.status_code, ready.json()["detail"]) == (503, wanted)
