@@ -54,8 +54,8 @@ class SizedEngine(ScriptedEngine):
         self.read: list[int] = []
 
     async def script(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
-        await self.going.wait()
         await asyncio.sleep(self.pause)
+        await self.going.wait()
         number = request.page.width - 200
         self.read.append(number)
         if number in self.broken:

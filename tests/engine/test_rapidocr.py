@@ -276,31 +276,29 @@ async def test_a_page_too_big_for_memory_costs_only_itself(engine: RapidOcrEngin
     assert pid_of(engine) != pid
 
 
-async def test_a_crash_costs_one_page_and_the_engine_comes_back() -> None:
+async def test_a_crash_costs_one_page_and_the_engine_comes_back(engine: RapidOcrEngine) -> None:
     """The page fails, requests that follow are told to wait, and then pages are read again."""
-    async with running(RapidOcrEngine()) as engine:
-        pieces = engine.generate(request(render_page("latin", 6).image))
-        await anext(pieces)
-        os.kill(pid_of(engine), signal.SIGKILL)
-        with pytest.raises(EngineFailed):
-            async for _ in pieces:
-                pass
-        assert engine.health().state in (EngineState.FAILED, EngineState.STARTING)
-        with pytest.raises(EngineNotReady) as refused:
-            await read(engine, drawn("too early"))
-        assert refused.value.retry_after == 5
-        await until_ready(engine)
-        assert await read(engine, drawn("back again")) == "back again"
+    pieces = engine.generate(request(render_page("latin", 6).image))
+    await anext(pieces)
+    os.kill(pid_of(engine), signal.SIGKILL)
+    with pytest.raises(EngineFailed):
+        async for _ in pieces:
+            pass
+    assert engine.health().state in (EngineState.FAILED, EngineState.STARTING)
+    with pytest.raises(EngineNotReady) as refused:
+        await read(engine, drawn("too early"))
+    assert refused.value.retry_after == 5
+    await until_ready(engine)
+    assert await read(engine, drawn("back again")) == "back again"
 
 
-async def test_a_process_that_dies_between_pages_is_replaced() -> None:
-    async with running(RapidOcrEngine()) as engine:
-        pid = pid_of(engine)
-        os.kill(pid, signal.SIGKILL)
-        while engine.health().state is EngineState.READY:
-            await asyncio.sleep(0.05)
-        await until_ready(engine)
-        assert pid_of(engine) != pid
+async def test_a_process_that_dies_between_pages_is_replaced(engine: RapidOcrEngine) -> None:
+    pid = pid_of(engine)
+    os.kill(pid, signal.SIGKILL)
+    while engine.health().state is EngineState.READY:
+        await asyncio.sleep(0.05)
+    await until_ready(engine)
+    assert pid_of(engine) != pid
 
 
 async def test_a_hung_process_is_killed() -> None:
