@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import uuid
 
@@ -48,6 +49,24 @@ async def test_an_upload_whose_service_died_before_its_row_is_no_task(tmp_path):
         assert (await client.post(f"/api/tasks/{stray}/cancel")).status_code == 404
         assert (await client.delete(f"/api/tasks/{stray}")).status_code == 404
     assert (tmp_path / stray / "source").exists()
+
+
+def test_a_folder_that_is_deleted_while_old_ones_are_looked_for_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "leaving").mkdir()
+    (tmp_path / "staying").mkdir()
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    list_folder = os.scandir
+
+    def delete_one(path):
+        for entry in sorted(list_folder(path), key=lambda entry: entry.name):
+            if entry.name == "leaving":
+                assert entry.is_dir()
+                (tmp_path / "leaving").rmdir()
+            yield entry
+
+    monkeypatch.setattr(keeper.os, "scandir", delete_one)
+    assert keeper._old_folders(tmp_path) == [tmp_path / "staying"]
 
 
 async def test_a_task_that_was_written_down_is_accepted_though_it_cannot_be_started_yet(tmp_path, monkeypatch):

@@ -207,7 +207,12 @@ class Keeper:
 
 def _old_folders(where: Path) -> list[Path]:
     old = days_ago(_STRAY_SECONDS / 86_400)
-    return [Path(entry) for entry in os.scandir(where) if entry.is_dir() and moment(entry.stat().st_mtime) < old]
+    found = []
+    for entry in os.scandir(where):
+        with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+            if entry.is_dir() and moment(entry.stat().st_mtime) < old:
+                found.append(Path(entry))
+    return found
 
 
 def _load_flow(database: Database, replica_id: str) -> Flow:
