@@ -92,6 +92,8 @@ def _gpu_samples() -> Iterator[list[str]]:
         yield lines
         return
     command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command.append(f"--id={visible}")
     with tempfile.TemporaryFile("w+") as sink:
         sampler = subprocess.Popen([*command, f"-lms={GPU_SAMPLE_MS}"], stdout=sink, stderr=subprocess.DEVNULL)
         try:

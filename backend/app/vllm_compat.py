@@ -164,6 +164,29 @@ __all__ = [
 ]
 
 
+# vLLM's configuration
+
+
+def _mend_head_size() -> None:
+    """Have vLLM work out the size of a head where its configuration class fills in 0, as it does with transformers 5.
+
+    With 0 attention on a GPU has buffers too small from the second token on: wrong text, or the end of the engine core.
+    """
+    from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
+
+    stated = ModelArchConfigConvertorBase.get_head_size
+
+    def get_head_size(self: Any) -> int:
+        return stated(self) or self.get_hidden_size() // self.get_total_num_attention_heads()
+
+    ModelArchConfigConvertorBase.get_head_size = get_head_size
+
+
+# In each process: the language model's configuration is made where it runs. Goes when the oldest supported release is 0.25.
+if (0, 19) <= VLLM_VERSION < (0, 25):
+    _mend_head_size()
+
+
 # The engine
 
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
