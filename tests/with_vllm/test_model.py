@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from app.ocr.resolution import RESOLUTIONS
 from app.vllm_models import ENGINE_ARGUMENTS, encode_prompt
 from app.vllm_models.views import ViewOptions, placeholder_count, prepare_views
+from tests.with_vllm.tiny_service import IN_CORE
 
 pytestmark = pytest.mark.vllm
 
@@ -40,7 +41,12 @@ async def engine(small_checkpoint: Path, vllm_environment: dict[str, str]) -> As
     from app import vllm_compat
 
     arguments = vllm_compat.make_engine_args(
-        model=str(small_checkpoint), dtype="float32", enforce_eager=True, max_model_len=4096, **ENGINE_ARGUMENTS
+        model=str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=4096,
+        **ENGINE_ARGUMENTS,
+        **IN_CORE,
     )
     running = vllm_compat.AsyncLLMEngine.from_engine_args(arguments)
     yield running
