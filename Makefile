@@ -110,7 +110,7 @@ clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-system-packages:
+system-packages: | $(VENV)/bin/python # which may install packages itself, and one apt-get at a time can
 	@tools/system_packages.sh $(TEST_PACKAGES) || [ ! -e /etc/debian_version ]
 
 $(VENV)/bin/python:
