@@ -27,7 +27,7 @@ serve: $(VENV)/.runtime ## set up, then serve on port 8001 (settings: environmen
 	@exec $(VENV)/bin/python -m app serve
 
 test: $(VENV)/.dev $(VENV)/.vllm system-packages ## set up, then run the tests (ARGS="-k name" narrows them)
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts, Dockerfiles, compose file, workflows
 	$(VENV)/bin/ruff format --check .
