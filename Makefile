@@ -27,7 +27,7 @@ serve: $(VENV)/.runtime ## set up, then serve on port 8001 (settings: environmen
 	@exec $(VENV)/bin/python -m app serve
 
 test: $(VENV)/.dev $(VENV)/.vllm system-packages ## set up, then run the tests (ARGS="-k name" narrows them)
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts, Dockerfiles, compose file, workflows
 	$(VENV)/bin/ruff format --check .
@@ -110,7 +110,7 @@ clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) build .*_cache .hypothesis backend/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-system-packages:
+system-packages: | $(VENV)/bin/python # which may install packages itself, and one apt-get at a time can
 	@tools/system_packages.sh $(TEST_PACKAGES) || [ ! -e /etc/debian_version ]
 
 $(VENV)/bin/python:

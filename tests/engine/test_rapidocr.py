@@ -28,7 +28,7 @@ from app.engine.supervisor import EngineSupervisor
 from app.errors import EngineFailed, EngineNotReady, EngineStartError, OutOfMemory
 from app.exchange import Exchange
 from app.page import Page
-from benchmarks.pages import FONT_ROOT, character_error_rate, render_page
+from benchmarks.pages import FONT_ROOT, Sheet, character_error_rate, render_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -145,7 +145,7 @@ async def test_a_dense_page_is_read_nearly_without_error(engine: RapidOcrEngine,
 
 @pytest.mark.parametrize(("script", "degrees"), [("latin", 90), ("latin", 180), ("chinese", 180), ("chinese", 270)])
 async def test_a_turned_page_reads_as_well_as_upright(engine: RapidOcrEngine, script: str, degrees: int) -> None:
-    page = render_page(script, 78)
+    page = render_page(script, 78, Sheet(fill=0.4))
     assert character_error_rate(await read(engine, page.image.rotate(degrees, expand=True)), page.text) <= 0.01
 
 

@@ -48,7 +48,7 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("name", LOOPS.keys() - {"line breaks"})
+@pytest.mark.parametrize("name", sorted(LOOPS.keys() - {"line breaks"}))
 def test_a_text_that_repeats_itself_without_end_is_looped_however_it_ended(name: str) -> None:
     assert is_looped(PROSE + LOOPS[name], finished=False)
     assert is_looped(PROSE + LOOPS[name], finished=True)

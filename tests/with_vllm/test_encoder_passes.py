@@ -8,8 +8,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the encoder needs PyTorch")
 
-from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
-
 from app.vllm_models.deepencoder import DeepEncoder, EncoderConfig  # noqa: E402
 from app.vllm_models.encoder_passes import CAPTURED_VIEWS, EncoderPasses  # noqa: E402
 from tools.random_checkpoint import make_config, random_tensor  # noqa: E402
@@ -42,6 +40,9 @@ def views_of(side: int, count: int, device: torch.device) -> torch.Tensor:
 
 
 def test_views_are_encoded_as_before_and_compiled_once_for_any_number_of_them(encoder: DeepEncoder) -> None:
+    # Here, since it takes seconds, and every process that runs tests reads this file.
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     passes = EncoderPasses(encoder, SIDES, counter)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from app.ocr.resolution import RESOLUTIONS
 from app.vllm_models import ENGINE_ARGUMENTS, encode_prompt
 from app.vllm_models.views import ViewOptions, placeholder_count, prepare_views
+from tests.with_vllm.tiny_service import IN_CORE
 
 pytestmark = pytest.mark.vllm
 
@@ -40,7 +41,12 @@ async def engine(small_checkpoint: Path, vllm_environment: dict[str, str]) -> As
     from app import vllm_compat
 
     arguments = vllm_compat.make_engine_args(
-        model=str(small_checkpoint), dtype="float32", enforce_eager=True, max_model_len=4096, **ENGINE_ARGUMENTS
+        model=str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=4096,
+        **ENGINE_ARGUMENTS,
+        **IN_CORE,
     )
     running = vllm_compat.AsyncLLMEngine.from_engine_args(arguments)
     yield running
@@ -78,10 +84,18 @@ def first_score(output: Any) -> float:
     return float(output.outputs[0].logprobs[0][output.outputs[0].token_ids[0]].logprob)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(engine: Any) -> dict[tuple[int, str], Any]:
+    """The answers to two pages in each resolution, asked for one after the other."""
+    return {(seed, name): await ask(engine, page(seed), as_kwargs(name)) for seed in (0, 1) for name in MODES}
+
+
 @in_module_loop
 @pytest.mark.parametrize("name", MODES)
-async def test_each_resolution_generates_with_its_number_of_image_tokens(engine: Any, name: str) -> None:
-    output = await ask(engine, page(0), as_kwargs(name))
+async def test_each_resolution_generates_with_its_number_of_image_tokens(
+    alone: dict[tuple[int, str], Any], name: str
+) -> None:
+    output = alone[0, name]
     image = 259
     expected = placeholder_count(PAGE_SIZE[1], PAGE_SIZE[0], ViewOptions(*MODES[name]))
     assert output.prompt_token_ids[: expected + 2] == [0, *[image] * expected, output.prompt_token_ids[expected + 1]]
@@ -90,19 +104,21 @@ async def test_each_resolution_generates_with_its_number_of_image_tokens(engine:
 
 
 @in_module_loop
-async def test_what_the_picture_shows_and_how_it_is_cut_changes_what_the_model_computes(engine: Any) -> None:
-    scores = [first_score(await ask(engine, page(seed), as_kwargs(name))) for seed in (0, 1) for name in MODES]
+async def test_what_the_picture_shows_and_how_it_is_cut_changes_what_the_model_computes(
+    alone: dict[tuple[int, str], Any],
+) -> None:
+    scores = [first_score(output) for output in alone.values()]
     assert len({round(score, 4) for score in scores}) == len(scores)
 
 
 @in_module_loop
-async def test_ten_requests_at_once_with_mixed_resolutions_equal_the_same_requests_alone(engine: Any) -> None:
-    requests = [(page(seed), as_kwargs(name)) for seed in (0, 1) for name in MODES]
-    alone = [await ask(engine, picture, options) for picture, options in requests]
-    together = await asyncio.gather(*(ask(engine, picture, options) for picture, options in requests))
-    assert [answer(output) for output in together] == [answer(output) for output in alone]
+async def test_ten_requests_at_once_with_mixed_resolutions_equal_the_same_requests_alone(
+    engine: Any, alone: dict[tuple[int, str], Any]
+) -> None:
+    together = await asyncio.gather(*(ask(engine, page(seed), as_kwargs(name)) for seed, name in alone))
+    assert [answer(output) for output in together] == [answer(output) for output in alone.values()]
     assert [first_score(output) for output in together] == pytest.approx(
-        [first_score(output) for output in alone], abs=1e-3
+        [first_score(output) for output in alone.values()], abs=1e-3
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from app.vllm_models.ngram_state import PUBLISHED, NgramRule
 from tests.with_vllm.ngram_plain import OFF, plain_rule
+from tests.with_vllm.tiny_service import IN_CORE
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -87,6 +88,7 @@ def engine(looping_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
         num_gpu_blocks_override=16,
         enable_prefix_caching=False,
         logits_processors=["app.vllm_models.ngram:NoRepeatNgram"],
+        **IN_CORE,
     )
     running = AsyncLLMEngine.from_engine_args(arguments)
     yield running

@@ -17,12 +17,17 @@ from app.engine.vllm_loading import load_engine, vllm_version
 from app.engine.vllm_options import VllmOptions
 from app.errors import EngineStartError
 from app.ocr.modes import MODES
+from tests.with_vllm.tiny_service import IN_CORE
 from tools.tiny_reader.serve import FOLDER
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 OPTIONS = VllmOptions(
-    model_path=str(FOLDER), max_model_len=4096, max_num_seqs=2, enforce_eager=True, engine_args={"dtype": "float32"}
+    model_path=str(FOLDER),
+    max_model_len=4096,
+    max_num_seqs=2,
+    enforce_eager=True,
+    engine_args={"dtype": "float32"} | IN_CORE,
 )
 
 
