@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,13 +42,18 @@ def attend_by_even_keys(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: 
 
 
 def ways() -> Iterator[tuple[str, Attend]]:
-    """Yield every way by name: mask and keys with each of PyTorch's kernels and compiled, and FlexAttention compiled."""
+    """Yield every way by name: mask and keys with each of PyTorch's kernels and compiled, FlexAttention, and our kernel."""
     for name, attend in (("mask", attend_by_mask), ("keys", attend_by_keys), ("even keys", attend_by_even_keys)):
         yield name, attend
         for kernel, backend in BACKENDS.items():
             yield f"{name}, {kernel}", restricted(attend, backend)
         yield f"{name}, compiled", torch.compile(attend, dynamic=False)
     yield "score, compiled", torch.compile(attend_by_score, dynamic=False)
+    if importlib.util.find_spec("triton"):
+        from benchmarks.attention_kernel import attend_by_rows
+
+        for queries in (64, 128):
+            yield f"rows, {queries} queries", functools.partial(attend_by_rows, queries=queries)
 
 
 def restricted(attend: Attend, backend: SDPBackend) -> Attend:
