@@ -90,7 +90,7 @@ def measure_attention(
             torch.compiler.reset()
             try:
                 off = float((attend(*inputs)[:1].float() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
-                seconds = mean_seconds(lambda attend=attend, inputs=inputs: attend(*inputs), device.type)
+                seconds = mean_seconds(functools.partial(attend, *inputs), device.type)
             except Exception as error:  # noqa: BLE001 - kernels refuse shapes and devices in many ways
                 lines = str(error).strip().splitlines() or [""]
                 report.add(f"{shape}, {name}", {"left_out": f"{type(error).__name__}: {lines[-1][:160]}"})

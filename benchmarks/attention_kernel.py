@@ -16,7 +16,7 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def _attend(
+def _attend(  # type: ignore[no-untyped-def]  # Triton would take annotations for types of its own
     q, k, v, rows, columns, out,
     stride_batch, stride_head, stride_position, heads, scale,
     SIDE: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr,

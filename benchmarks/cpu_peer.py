@@ -92,7 +92,7 @@ def loop() -> None:
     ocr = RapidOCR()
     for line in sys.stdin:
         started, processor = time.perf_counter(), time.process_time()
-        results = [ocr(path) for path in json.loads(line)]
+        results: list[Any] = [ocr(path) for path in json.loads(line)]
         turn = {"seconds": time.perf_counter() - started, "processor": time.process_time() - processor}
         texts = ["\n".join(result.txts or ()) for result in results]
         print(json.dumps(turn | {"texts": texts}), file=answers, flush=True)
@@ -172,7 +172,7 @@ def describe_machine(packages: Path) -> dict[str, Any]:
     """Return the processor, the cores both sides may use, and the versions of what they run."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    onnxruntime = next(importlib.metadata.distributions(name="onnxruntime", path=[str(packages)])).version
+    onnxruntime = next(iter(importlib.metadata.distributions(name="onnxruntime", path=[str(packages)]))).version
     versions = {name: importlib.metadata.version(name) for name in ("rapidocr", "openvino", "opencv-python-headless")}
     return {
         "processor": next(models, platform.processor()),

@@ -56,7 +56,8 @@ def make_encoder(model: Path, seed: int) -> DeepEncoder:
     encoder = DeepEncoder(EncoderConfig.from_hf(json.loads((model / "config.json").read_text())))
     for name, parameter in encoder.named_parameters():
         parameter.data = random_tensor(f"model.{name}", tuple(parameter.shape), seed)
-    return encoder.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    return encoder
 
 
 def blocks_of(encoder: DeepEncoder) -> list[torch.nn.Module]:
@@ -80,7 +81,8 @@ def compiled_blocks_dynamic(encoder: DeepEncoder) -> Encode:
 
 
 def compiled_whole(encoder: DeepEncoder) -> Encode:
-    return torch.compile(encoder, dynamic=False)
+    compiled: Encode = torch.compile(encoder, dynamic=False)
+    return compiled
 
 
 def autotuned_blocks(encoder: DeepEncoder) -> Encode:
@@ -189,7 +191,7 @@ def capture(encode: Encode) -> Encode:
 
 
 def on_gpu(encoder: DeepEncoder) -> bool:
-    return encoder.image_newline.is_cuda
+    return bool(encoder.image_newline.is_cuda)
 
 
 def make_views(side: int, count: int, device: str, seed: int) -> Tensor:

@@ -104,7 +104,7 @@ async def measure(options: argparse.Namespace, variant: dict[str, Any], report: 
         **variant,
         "engine_args": json.dumps(arguments | variant.get("engine_args", {})),
     }
-    app = create_app(Settings(_env_file=None, **settings))  # type: ignore[call-arg]
+    app = create_app(Settings(_env_file=None, **settings))
     async with app.router.lifespan_context(app):
         while (refusal := app.state.supervisor.refusal()) is not None:
             if refusal.code == "engine_start_failed":

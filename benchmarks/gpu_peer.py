@@ -19,7 +19,7 @@ from PIL import Image
 PROMPT = "<image>\nFree OCR."
 RULE = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
 # The published rule, which our service has on for every request.
-PUBLISHED = {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": {128821, 128822}}
+PUBLISHED: dict[str, Any] = {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": {128821, 128822}}
 
 
 def read_pages(folder: Path) -> list[Image.Image]:

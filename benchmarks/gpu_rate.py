@@ -34,7 +34,7 @@ from benchmarks.report import Report, print_table, read_result, write_result
 from benchmarks.uploads import draw_pages
 
 PARTS = ("http", "engine", "peer", "peer-serve")
-PEER_VARIANTS = ({}, {"max_num_seqs": 256}, {"max_num_seqs": 512})
+PEER_VARIANTS: tuple[dict[str, Any], ...] = ({}, {"max_num_seqs": 256}, {"max_num_seqs": 512})
 
 
 def plan(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
@@ -120,8 +120,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     draw_pages(options.folder, max(options.pages, options.peer_pages))
     print(f"{options.pages} pages after {time.monotonic() - started:.0f} s", flush=True)
     site = write_plugin(options.work)
-    result = {"command": arguments, "machine": describe_machine(), "parts": {}}
-    write_result(options.json, result)
+    write_result(options.json, {"command": arguments, "machine": describe_machine(), "parts": {}})
     for job in plan(options):
         started = time.monotonic()
         fault = start_job(options, arguments, job, site)

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def read_under_fire(
         replica.start()
     try:
         for replica in replicas:
-            _wait(lambda replica=replica: replica.get("/readyz"), patience)
+            _wait(partial(replica.get, "/readyz"), patience)
         answer = httpx.post(
             f"{replicas[0].url}/api/ocr/pdf",
             files={"pdf": ("book.pdf", document)},
@@ -139,7 +140,7 @@ def read_under_fire(
                 resumed.append(round(time.monotonic() - killed, 2))
         _wait(lambda: any(_status(replica, path) in ("succeeded", "failed") for replica in replicas), patience)
         seconds = time.monotonic() - started
-        task = next(found for replica in replicas if (found := replica.get(path)))
+        task = next(filter(None, (replica.get(path) for replica in replicas)))
         found = task["result"]["pages"] if task["result"] else []
         assert [page["index"] for page in found] == list(range(pages)), task["error_message"]
         wrong = [page["index"] + 1 for page in found if not is_right(page["index"] + 1, page["markdown"])]

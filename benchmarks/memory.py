@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -183,7 +184,7 @@ def read(client: httpx.Client, document: bytes, **fields: str) -> tuple[float, i
 
 
 def measure(
-    case: str, document: bytes, folder: Path, engine: str, bound: int | None = BOUND_MB, **settings: object
+    case: str, document: bytes, folder: Path, engine: str, bound: int | None = BOUND_MB, **settings: Any
 ) -> Memory:
     """Read a document in a service of its own, and return what memory that took."""
     folder = Path(tempfile.mkdtemp(dir=folder))
@@ -246,7 +247,7 @@ def main() -> None:
     giant_page = pdf(Sheet(lines("A very large page", at=(500, 5000)), (0, 0, GIANT / 2, GIANT / 2)))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        cases = (
+        cases: tuple[tuple[str, bytes, int | None, dict[str, Any]], ...] = (
             (f"PDF of {asked.pages:,} pages", long_document(asked.pages), BOUND_MB, {}),
             ("PDF page of 200 megapixels", giant_page, BOUND_MB, {}),
             (

@@ -136,7 +136,7 @@ def pixels_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     from app.vllm_models.deepencoder import normalise
 
     pixels, crops = theirs["pixel_values"], theirs["images_crop"]
-    same = torch.equal(normalise(ours["global_view"][None], pixels.dtype), pixels.reshape(-1, *pixels.shape[-3:]))
+    same: bool = torch.equal(normalise(ours["global_view"][None], pixels.dtype), pixels.reshape(-1, *pixels.shape[-3:]))
     if not len(ours["tiles"]):
         return same and not crops.any()
     return same and torch.equal(normalise(ours["tiles"], crops.dtype), crops.reshape(-1, *crops.shape[-3:]))

@@ -29,25 +29,28 @@ def postgres() -> Iterator[str]:
         raise RuntimeError("PostgreSQL is not installed")
     # Not in a folder of pytest's, which are closed to all but one user: the server refuses to run as root.
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as made:
-        as_user: dict[str, str] = {}
-        if os.geteuid() == 0:
-            shutil.chown(made, "postgres")
-            as_user = {"user": "postgres", "cwd": "/"}
-        with _running(binaries, Path(made), as_user) as url:
+        user = "postgres" if os.geteuid() == 0 else None
+        if user:
+            shutil.chown(made, user)
+        with _running(binaries, Path(made), user) as url:
             yield url
 
 
 @contextlib.contextmanager
-def _running(binaries: Path, folder: Path, as_user: dict[str, str]) -> Iterator[str]:
+def _running(binaries: Path, folder: Path, user: str | None) -> Iterator[str]:
+    def run(program: str, *arguments: str | Path) -> None:
+        command, quiet = [binaries / program, *arguments], subprocess.DEVNULL
+        # Another user than ours may be kept out of the folder we are in.
+        subprocess.run(command, check=True, stdout=quiet, stderr=quiet, user=user, cwd="/")
+
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     data = folder / "data"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **as_user}
-    subprocess.run([binaries / "initdb", "-A", "trust", "-U", "postgres", "-N", "-D", data], check=True, **quiet)
+    run("initdb", "-A", "trust", "-U", "postgres", "-N", "-D", data)
     options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    control = [binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
-    subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
+    control = ("-D", data, "-w", "-l", folder / "log")
+    run("pg_ctl", *control, "-o", options, "start")
     try:
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+        run("pg_ctl", *control, "-m", "immediate", "stop")

@@ -30,7 +30,7 @@ async def measure(options: argparse.Namespace, settings: dict[str, Any], report:
     from app.main import create_app
     from app.settings import Settings
 
-    app = create_app(Settings(_env_file=None, **settings))  # type: ignore[call-arg]
+    app = create_app(Settings(_env_file=None, **settings))
     async with app.router.lifespan_context(app):
         while (refusal := app.state.supervisor.refusal()) is not None:
             if refusal.code == "engine_start_failed":

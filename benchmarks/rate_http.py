@@ -72,10 +72,11 @@ def watch(options: argparse.Namespace, service: Served, load: Load) -> dict[str,
 
 
 @contextlib.contextmanager
-def sampled(service: Served) -> Iterator[dict[str, Any]]:
+def sampled(service: Served) -> Iterator[dict[str, float]]:
     """Watch the service's own process: at the end the dictionary holds the most of each gauge and of its memory, and
     the processor seconds it took."""
-    process, peaks, done = psutil.Process(service.process.pid), {}, threading.Event()
+    process, done = psutil.Process(service.process.pid), threading.Event()
+    peaks: dict[str, float] = {}
 
     def sample() -> None:
         with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client:

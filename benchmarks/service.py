@@ -64,8 +64,9 @@ def served(
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                for member in (*psutil.Process(process.pid).children(recursive=True), process):
-                    member.kill()
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
                 process.wait()
                 raise
 

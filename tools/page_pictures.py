@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
 SAMPLE = IMAGES / "sample.png"
-VIEW = {"width": 1280, "height": 800}
+VIEW: ViewportSize = {"width": 1280, "height": 800}
 COLOURS = 96
 PAGES = 5
 PATIENCE_MS = 120_000

@@ -126,8 +126,8 @@ def make_batch(seed: int, step: int, side: int, size: int, faces: Faces) -> Batc
     made: list[tuple[Page, str, list[int], int]] = []
     for choice in rng.choice(len(kinds), size=size, p=shares / shares.sum()):
         kind, task = kinds[choice]
-        most, size = int(rng.choice(lines)), largest[int(rng.integers(len(largest)))]
-        page = plan_page(rng, side, kind=kind, max_lines=most, fonts=faces, largest=size)
+        most, limit = int(rng.choice(lines)), largest[int(rng.integers(len(largest)))]
+        page = plan_page(rng, side, kind=kind, max_lines=most, fonts=faces, largest=limit)
         prompt, text = answer(page, task, rng)
         asked = prompt_ids(prompt)
         made.append((page, task, [*asked, *encode(text), EOS][: LONGEST + 1], len(asked)))

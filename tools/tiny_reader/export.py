@@ -30,11 +30,11 @@ def write_folder(model: Reader, folder: Path) -> None:
 def read_folder(folder: Path) -> Reader:
     """Return the model of a folder, in bfloat16."""
     model = Reader(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    model.to(torch.bfloat16)
+    model.to(torch.bfloat16).eval()
     weights = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in published_names(model):
             parameter.copy_(weights.pop(name))
     if weights:
         raise ValueError(f"{folder / WEIGHTS} holds unknown parameters: {', '.join(sorted(weights))}.")
-    return model.eval()
+    return model

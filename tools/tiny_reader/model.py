@@ -54,7 +54,7 @@ class Experts(nn.Module):
         return F.linear(inner, self._joined("down_proj", 1)) + self.shared_experts(hidden), unevenness
 
     def _joined(self, name: str, dim: int) -> Tensor:
-        return torch.cat([expert.get_submodule(name).weight for expert in self.experts], dim=dim)  # type: ignore[misc]
+        return torch.cat([expert.get_submodule(name).weight for expert in self.experts], dim=dim)
 
 
 class Attention(nn.Module):

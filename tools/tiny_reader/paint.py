@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from tools.tiny_reader import fonts
@@ -112,7 +113,7 @@ def _finish(coverage: Image.Image, look: Look, side: int, seed: int) -> Image.Im
     return _through_jpeg(picture, look.jpeg) if look.jpeg else picture
 
 
-def _light(shadow: Shadow, side: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _light(shadow: Shadow, side: int) -> NDArray[np.float32]:
     place = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
     along = math.cos(shadow.direction) * place[None] + math.sin(shadow.direction) * place[:, None]
     return (1 - shadow.strength / (1 + np.exp((shadow.middle - along) / shadow.width))).astype(np.float32)

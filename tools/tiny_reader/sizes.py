@@ -44,7 +44,7 @@ def make_config() -> dict[str, Any]:
     """Return the tiny reader's config.json."""
     config = copy.deepcopy(CONFIG) | {"notice": NOTICE}
     config["language_config"] |= LANGUAGE
-    config["projector_config"] |= {"input_dim": 2 * CLIP["width"], "n_embed": LANGUAGE["hidden_size"]}  # type: ignore[operator]
+    config["projector_config"] |= {"input_dim": 2 * CLIP["width"], "n_embed": LANGUAGE["hidden_size"]}
     config["vision_config"]["width"]["sam_vit_b"] |= SAM
     config["vision_config"]["width"]["clip-l-14-224"] |= CLIP
     return config

@@ -89,7 +89,7 @@ class TaskStore:
         """Return tasks, newest first, those after the one that `before` names by time and id."""
         query = sa.select(TASK).order_by(TASK.c.created_at.desc(), TASK.c.id.desc()).limit(limit)
         if before is not None:
-            query = query.where(sa.tuple_(TASK.c.created_at, TASK.c.id) < sa.tuple_(*before))
+            query = query.where(sa.tuple_(TASK.c.created_at, TASK.c.id) < sa.tuple_(*map(sa.literal, before)))
         if state is not None:
             query = query.where(TASK.c.state == state.value)
         with self._database.reading() as connection:
