@@ -168,22 +168,22 @@ __all__ = [
 
 
 def _mend_head_size() -> None:
-    """Have vLLM work out the size of a head where its configuration class fills in 0, as it does with transformers 5.
+    """Have vLLM work out the size of an attention head where the model's configuration class has filled in 0.
 
-    With 0 attention on a GPU has buffers too small from the second token on: wrong text, or the end of the engine core.
+    With 0, attention on a GPU gets wrong buffers from the second token on: wrong text, or the end of the engine core.
     """
-    from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
+    from vllm.config import ModelConfig
 
-    stated = ModelArchConfigConvertorBase.get_head_size
+    stated = ModelConfig.get_head_size
 
     def get_head_size(self: Any) -> int:
-        return stated(self) or self.get_hidden_size() // self.get_total_num_attention_heads()
+        return stated(self) or self.hf_text_config.hidden_size // self.hf_text_config.num_attention_heads
 
-    ModelArchConfigConvertorBase.get_head_size = get_head_size
+    ModelConfig.get_head_size = get_head_size
 
 
-# In each process: the language model's configuration is made where it runs. Goes when the oldest supported release is 0.25.
-if (0, 19) <= VLLM_VERSION < (0, 25):
+# In each process, since the core and its workers ask too. Goes when the oldest supported release is 0.25.
+if VLLM_VERSION < (0, 25):
     _mend_head_size()
 
 
