@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.processes import cache_folders, environment, run_alone, write_plugin
+from benchmarks.rate_engine import read_all, started
 from benchmarks.report import Report, read_result, write_result
 from benchmarks.uploads import draw_pages
 
@@ -81,10 +82,6 @@ def read_traces(folder: Path, known: set[Path]) -> list[Event]:
 
 async def measure(options: argparse.Namespace, variant: dict[str, Any], report: Report) -> None:
     """Start the service's engine, and record a moment of every load."""
-    from app.main import create_app
-    from app.settings import Settings
-    from benchmarks.rate_engine import read_all
-
     traces = options.work / "traces"
     traces.mkdir(parents=True, exist_ok=True)
     profiler = {"profiler": "torch", "torch_profiler_dir": str(traces), "torch_profiler_with_stack": False}
@@ -104,12 +101,7 @@ async def measure(options: argparse.Namespace, variant: dict[str, Any], report: 
         **variant,
         "engine_args": json.dumps(arguments | variant.get("engine_args", {})),
     }
-    app = create_app(Settings(_env_file=None, **settings))
-    async with app.router.lifespan_context(app):
-        while (refusal := app.state.supervisor.refusal()) is not None:
-            if refusal.code == "engine_start_failed":
-                raise RuntimeError(refusal.detail)
-            await asyncio.sleep(0.05)
+    async with started(settings) as app:
         vllm, reader = app.state.supervisor.engine._engine, app.state.reader
         files = sorted((options.work / "pages").glob("*.jpg"))[: options.pages]
         pages = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])

@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from fastapi import FastAPI
 
 from benchmarks.busy import watched
 from benchmarks.report import Report
@@ -25,8 +26,9 @@ def run(options: argparse.Namespace, settings: dict[str, Any], report: Report) -
     asyncio.run(measure(options, settings, report))
 
 
-async def measure(options: argparse.Namespace, settings: dict[str, Any], report: Report) -> None:
-    """Build the service without a server, read, and report."""
+@contextlib.asynccontextmanager
+async def started(settings: dict[str, Any]) -> AsyncIterator[FastAPI]:
+    """Give the service with these settings, without a server, its engine ready; raises RuntimeError where it cannot start."""
     from app.main import create_app
     from app.settings import Settings
 
@@ -36,6 +38,12 @@ async def measure(options: argparse.Namespace, settings: dict[str, Any], report:
             if refusal.code == "engine_start_failed":
                 raise RuntimeError(refusal.detail)
             await asyncio.sleep(0.05)
+        yield app
+
+
+async def measure(options: argparse.Namespace, settings: dict[str, Any], report: Report) -> None:
+    """Build the service without a server, read, and report."""
+    async with started(settings) as app:
         report.add("start", {"ready_s": round(time.time() - psutil.Process().create_time(), 1)})
         files = sorted(options.folder.glob("*.jpg"))[: options.pages]
         pages = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])
