@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from app.vllm_models.deepencoder import SAM_PATCH, SAM_WINDOW, DeepEncoder, attend_by_keys, attend_by_mask
+from app.vllm_models.deepencoder import SAM_PATCH, SAM_WINDOW, DeepEncoder, attend_by_mask
 from benchmarks.report import Report
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -23,37 +23,31 @@ BACKENDS = {
 }
 
 
-def attend_by_score(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend with FlexAttention, which adds the row and column scores inside its kernel."""
-    from torch.nn.attention.flex_attention import flex_attention
+def attend_by_keys(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attend with the row and column scores as further query features and one-hot key features.
 
-    side = rows.shape[-1]
-
-    def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return score + rows[batch, head, query, key // side] + columns[batch, head, query, key % side]
-
-    return flex_attention(q.contiguous(), k.contiguous(), v.contiguous(), score_mod=add)
-
-
-def attend_by_even_keys(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend by keys with values as wide as the keys, which FlashAttention asks for."""
-    wide = torch.nn.functional.pad(v, (0, rows.shape[-1] + columns.shape[-1]))
-    return attend_by_keys(q, k, wide, rows, columns)[..., : v.shape[-1]]
+    The dot product then adds the two scores by itself, and no mask of all pairs is stored.
+    """
+    side, scale = rows.shape[-1], q.shape[-1] ** -0.5
+    eye = torch.eye(side, dtype=k.dtype, device=k.device)
+    places = torch.cat((eye.repeat_interleave(side, 0), eye.repeat(side, 1)), dim=-1)
+    queries = torch.cat((q * scale, rows, columns), dim=-1)
+    keys = torch.cat((k, places.expand(*k.shape[:-1], -1)), dim=-1)
+    return torch.nn.functional.scaled_dot_product_attention(queries, keys, v, scale=1.0)
 
 
 def ways() -> Iterator[tuple[str, Attend]]:
-    """Yield every way by name: mask and keys with each of PyTorch's kernels and compiled, FlexAttention, and our kernel."""
-    for name, attend in (("mask", attend_by_mask), ("keys", attend_by_keys), ("even keys", attend_by_even_keys)):
+    """Yield every way by name: mask and keys with each of PyTorch's kernels and compiled, and our kernel."""
+    for name, attend in (("mask", attend_by_mask), ("keys", attend_by_keys)):
         yield name, attend
         for kernel, backend in BACKENDS.items():
             yield f"{name}, {kernel}", restricted(attend, backend)
         yield f"{name}, compiled", torch.compile(attend, dynamic=False)
-    yield "score, compiled", torch.compile(attend_by_score, dynamic=False)
     if importlib.util.find_spec("triton"):
-        from benchmarks.attention_kernel import attend_by_rows
+        from app.vllm_models.relative_attention import attend_by_rows
 
-        for queries in (64, 128):
-            yield f"rows, {queries} queries", functools.partial(attend_by_rows, queries=queries)
+        yield "rows", attend_by_rows
+        yield "rows, compiled", torch.compile(attend_by_rows, dynamic=False)
 
 
 def restricted(attend: Attend, backend: SDPBackend) -> Attend:

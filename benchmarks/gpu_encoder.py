@@ -25,13 +25,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch._dynamo
 from torch import Tensor
 
 from app.vllm_models import deepencoder
-from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig
+from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig, has_kernel
 from app.vllm_models.encoder_passes import EncoderPasses
 from benchmarks.attention import measure_attention
 from benchmarks.machine import describe_machine
@@ -113,26 +114,15 @@ def channels_last(encoder: DeepEncoder) -> Encode:
     return encoder
 
 
-def keys_everywhere(encoder: DeepEncoder) -> Encode:
-    """Attend in windows, too, with the positions as further features of the keys."""
-    return with_few_positions(encoder, 0)
-
-
 def mask_everywhere(encoder: DeepEncoder) -> Encode:
-    """Attend over whole views, too, with the positions as a mask."""
-    return with_few_positions(encoder, sys.maxsize)
-
-
-def with_few_positions(encoder: DeepEncoder, limit: int) -> Encode:
-    def encode(pixels: Tensor) -> Tensor:
-        before, deepencoder.FEW_POSITIONS = deepencoder.FEW_POSITIONS, limit
-        try:
-            return encoder(pixels)
-        finally:
-            deepencoder.FEW_POSITIONS = before
-
-    if not on_gpu(encoder) or encoder.image_newline.dtype == torch.float32:
+    """Attend with the positions as a mask, as in float32, instead of with our kernel."""
+    if not has_kernel(encoder.image_newline):
         raise Unavailable("on a CPU and in float32 the encoder attends by mask alone")
+
+    def encode(pixels: Tensor) -> Tensor:
+        with mock.patch.object(deepencoder, "has_kernel", return_value=False):
+            return encoder(pixels)
+
     return encode
 
 
@@ -141,7 +131,6 @@ VARIANTS: dict[str, Callable[[DeepEncoder], Encode]] = {
     for function in (
         eager,
         channels_last,
-        keys_everywhere,
         mask_everywhere,
         captured,
         compiled_blocks,

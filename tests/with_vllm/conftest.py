@@ -15,10 +15,10 @@ from tests.with_vllm.tiny_service import LOADING_SECONDS, SETTINGS
 
 BACKEND = Path(__file__).parents[2] / "backend"
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-# What `python -m tools.compat.here` chooses between; on a GPU, float32 means float32.
+# What `python -m tools.compat.here` chooses between.
 ENVIRONMENTS = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    "cuda": {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee", "HF_HUB_OFFLINE": "1"},
+    "cuda": {"HF_HUB_OFFLINE": "1"},
 }
 
 

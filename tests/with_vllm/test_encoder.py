@@ -18,8 +18,6 @@ from app.vllm_models.deepencoder import (  # noqa: E402
     EncoderConfig,
     PatchConv2d,
     RelativeAttention,
-    attend_by_keys,
-    attend_by_mask,
     join_windows,
     normalise,
     relative_table,
@@ -110,13 +108,6 @@ def test_relative_attention_adds_a_score_for_the_distance_in_rows_and_in_columns
             expected[y, x, head] = sum(score * v[j, i, head] for score, (j, i) in zip(scores, places, strict=True))
     result = attention(hidden)
     torch.testing.assert_close(result[0], attention.proj(expected.flatten(2)))
-
-
-def test_positions_in_the_keys_equal_positions_in_a_mask() -> None:
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 4, 36, 16, dtype=torch.double)
-    rows, columns = torch.randn(2, 2, 4, 36, 6, dtype=torch.double)
-    torch.testing.assert_close(attend_by_keys(q, k, v, rows, columns), attend_by_mask(q, k, v, rows, columns))
 
 
 def test_tables_of_the_right_size_are_used_as_they_are() -> None:

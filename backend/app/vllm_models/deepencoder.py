@@ -23,12 +23,6 @@ NECK_CHANNELS = 256
 MLP_RATIO = 4
 SAM_EPSILON, CLIP_EPSILON = 1e-6, 1e-5
 
-# From this many positions on, a GPU runs relative-position attention faster, and in a fifth of the
-# memory, when the positions are part of the keys instead of an additive mask. One H200, PyTorch 2.11, bf16,
-# 8 views of 4096 positions: 2.1 ms against 5.8 ms; 200 windows of 196 positions: 0.9 ms against 0.7 ms. The
-# whole encoder on 8 views of 1024 px: 45 ms and 0.7 GiB against 59 ms and 3.4 GiB. On a CPU the mask is faster, and in
-# float32, for which the fused kernels do not exist, it keeps to what other implementations of the model compute.
-FEW_POSITIONS = 1024
 # Positions (patches) encoded at once; more would not be faster. In bf16 each took 21 KiB at the peak (one H200),
 # so that one for each 512 KiB of a GPU's memory keeps a chunk below a twentieth of it.
 BYTES_PER_POSITION = 2**19
@@ -187,7 +181,7 @@ def normalise(pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 def positions_at_once(weights: Tensor) -> int:
     """Return how many patches may be encoded in one go where and in the number format in which the weights are."""
-    if not uses_flash(weights):
+    if not has_kernel(weights):
         return CPU_POSITIONS
     memory = torch.cuda.get_device_properties(weights.device).total_memory
     return min(MOST_POSITIONS, int(memory // BYTES_PER_POSITION))
@@ -331,13 +325,17 @@ class RelativeAttention(nn.Module):
         grid = q.unflatten(2, (side, side))
         rows = torch.einsum("nhyxc,ykc->nhyxk", grid, relative_table(self.rel_pos_h, side)).flatten(2, 3)
         columns = torch.einsum("nhyxc,xkc->nhyxk", grid, relative_table(self.rel_pos_w, side)).flatten(2, 3)
-        attend = attend_by_keys if uses_flash(q) and side * side >= FEW_POSITIONS else attend_by_mask
-        attended = attend(q, k, v, rows, columns)
+        if has_kernel(q):
+            from app.vllm_models.relative_attention import attend_by_rows  # needs Triton, which only GPUs have
+
+            attended = attend_by_rows(q, k, v, rows, columns)
+        else:
+            attended = attend_by_mask(q, k, v, rows, columns)
         return self.proj(attended.transpose(1, 2).reshape(hidden.shape))
 
 
-def uses_flash(values: Tensor) -> bool:
-    """Whether attention without a mask has a fused kernel: on a GPU, with 16 bits."""
+def has_kernel(values: Tensor) -> bool:
+    """Whether to attend with our own kernel: on a GPU, but not in float32, to keep to what other implementations compute."""
     return values.is_cuda and values.dtype != torch.float32
 
 
@@ -345,19 +343,6 @@ def attend_by_mask(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     """Attend with the row and column scores as an additive mask over all pairs of positions."""
     mask = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def attend_by_keys(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend with the row and column scores as further query features and one-hot key features.
-
-    The dot product then adds the two scores by itself, and no mask of all pairs is ever stored.
-    """
-    side, scale = rows.shape[-1], q.shape[-1] ** -0.5
-    eye = torch.eye(side, dtype=k.dtype, device=k.device)
-    places = torch.cat((eye.repeat_interleave(side, 0), eye.repeat(side, 1)), dim=-1)
-    queries = torch.cat((q * scale, rows, columns), dim=-1)
-    keys = torch.cat((k, places.expand(*k.shape[:-1], -1)), dim=-1)
-    return F.scaled_dot_product_attention(queries, keys, v, scale=1.0)
 
 
 def relative_table(table: Tensor, side: int) -> Tensor:

@@ -113,14 +113,14 @@ class NgramState:
         self._lengths = np.zeros(rows, np.int64)
         self._need = np.full(rows, _NEVER, np.int32)
         self._limit = np.zeros(rows, np.int32)
-        self._whitelist = np.full((rows, len(PUBLISHED.whitelist)), _BLANK, np.int32)
+        self._whitelist: NDArray[np.int32] = np.full((rows, len(PUBLISHED.whitelist)), _BLANK, np.int32)
         # History: tokens of a row end at column head - 1, so that one slice holds the newest of all rows; twice as
         # wide as the longest lag, it is shifted back only once in that many steps.
         # Streaks: the one of a lag stands in column width - lag, below the token it is about in that slice.
         self._width = _FIRST_WIDTH
         self._head = _FIRST_WIDTH
-        self._history = np.full((rows, 2 * _FIRST_WIDTH), _BLANK, np.int32)
-        self._streaks = np.zeros((rows, _FIRST_WIDTH), np.int32)
+        self._history: NDArray[np.int32] = np.full((rows, 2 * _FIRST_WIDTH), _BLANK, np.int32)
+        self._streaks: NDArray[np.int32] = np.zeros((rows, _FIRST_WIDTH), np.int32)
 
     def follow(self, row: int, rule: NgramRule, tokens: list[int]) -> None:
         """Keep the rule for a row from now on; `tokens` is the live list that the row's new tokens are added to."""

@@ -175,7 +175,8 @@ def cut(
     columns, rows = grid = choose_grid(width, height, options)
     base, side = options.base_size, options.image_size if columns else 0
     pixels = np.empty(3 * (base**2 + columns * rows * side**2), np.uint8)
-    whole, tiles = pixels[: 3 * base**2].reshape(base, base, 3), pixels[3 * base**2 :]
+    whole: NDArray[np.uint8] = pixels[: 3 * base**2].reshape(base, base, 3)
+    tiles = pixels[3 * base**2 :]
     if options.crop_mode or options.image_size > LARGEST_STRETCHED_SIDE:
         whole = _letterbox(whole, width, height)
     targets = [whole[None, :, None]]

@@ -1,20 +1,27 @@
-"""Attention with relative positions in one kernel of Triton's, tried beside PyTorch's in benchmarks.attention.
+"""SAM's attention with relative positions as one kernel of Triton's, for GPUs.
 
 Keys come row by row of the picture. Within a row the score of the key's row is one number a query, and the scores of the
 columns are the same numbers in each row: they are loaded once and stay in registers. Nothing is made wider for them, and no
-mask of all pairs is stored, as PyTorch's kernels ask for.
+mask of all pairs is stored, as PyTorch's kernels ask for. One H200, PyTorch 2.11, bf16, in milliseconds beside the faster of a
+mask and of keys with the positions as further features, as vLLM lets PyTorch choose its kernels (without cuDNN's): 8 views
+of 64 x 64 positions 1.23 and 6.9, 24 tiles of 40 x 40 0.87 and 3.4, 216 windows of 14 x 14 0.20 and 0.50.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+# Queries of one program, and how it runs: the fastest of 64 and 128 queries, 4 and 8 warps, 2 and 3 stages on an H200.
+QUERIES = 64
+LAUNCH = triton.Config({"QUERIES": QUERIES}, num_warps=4, num_stages=3)
 LOG2_E = 1.4426950408889634
 
 
+@triton.autotune([LAUNCH], key=[])  # one choice only: torch.compile takes warps and stages from here, not from a call
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]  # Triton would take annotations for types of its own
     q, k, v, rows, columns, out,
@@ -55,17 +62,26 @@ def _attend(  # type: ignore[no-untyped-def]  # Triton would take annotations fo
     tl.store(out + there[:, None] + channel, attended.to(out.dtype.element_ty), mask=inside[:, None])
 
 
-def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, queries: int = 128) -> Tensor:
-    """Do what `deepencoder.attend_by_mask` does, on a GPU; q, k and v need the same strides, their channels one by one."""
+def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Do what `deepencoder.attend_by_mask` does.
+
+    q, k and v are (batch, heads, side * side, width), all with the same strides; rows and columns (batch, heads, side * side,
+    side).
+    """
     batch, heads, positions, width = q.shape
-    side = rows.shape[-1]
-    if not q.stride() == k.stride() == v.stride() or q.stride(-1) != 1:
-        q, k, v = (part.contiguous() for part in (q, k, v))
-    out = torch.empty(batch, heads, positions, width, dtype=q.dtype, device=q.device)
-    grid = (triton.cdiv(positions, queries), batch * heads)
-    _attend[grid](
+    side, scale = rows.shape[-1], width**-0.5 * LOG2_E
+    channels = padded(width)
+    if channels != width:
+        q, k, v = (F.pad(part, (0, channels - width)) for part in (q, k, v))
+    out = torch.empty((batch, heads, positions, channels), dtype=q.dtype, device=q.device)
+    _attend[(triton.cdiv(positions, QUERIES), batch * heads)](
         q, k, v, rows.contiguous(), columns.contiguous(), out,
-        q.stride(0), q.stride(1), q.stride(2), heads, width**-0.5 * LOG2_E,
-        SIDE=side, PADDED=triton.next_power_of_2(side), WIDTH=width, QUERIES=queries, num_warps=8 if queries > 64 else 4,
+        q.stride(0), q.stride(1), q.stride(2), heads, scale,
+        SIDE=side, PADDED=padded(side), WIDTH=channels,
     )  # fmt: skip
-    return out
+    return out[..., :width]
+
+
+def padded(length: int) -> int:
+    """Return the side of the smallest matrix that Triton multiplies and that has room for `length`."""
+    return max(16, 1 << (length - 1).bit_length())
