@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the encoder needs PyTorch")
 
 from app.vllm_models.deepencoder import DeepEncoder, EncoderConfig  # noqa: E402
-from app.vllm_models.encoder_passes import CAPTURED_VIEWS, EncoderPasses  # noqa: E402
+from app.vllm_models.encoder_passes import CAPTURED_VIEWS, EncoderPasses, cut  # noqa: E402
 from tools.random_checkpoint import make_config, random_tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # PyTorch's compiler warns of its own affairs
@@ -61,3 +61,11 @@ def test_passes_use_the_encoder_s_own_weights(encoder: DeepEncoder) -> None:
     before = passes(views)
     encoder.projector.layers.bias.data += 1
     torch.testing.assert_close(passes(views), before + 1)
+
+
+def test_views_are_cut_into_as_few_captured_passes_as_fit() -> None:
+    assert cut(6, CAPTURED_VIEWS) == [6]
+    assert cut(7, CAPTURED_VIEWS) == [6, 1]
+    assert cut(54, CAPTURED_VIEWS) == [24, 24, 6]
+    assert cut(9, {1: "a pass", 4: "another"}) == [4, 4, 1]
+    assert cut(0, CAPTURED_VIEWS) == []

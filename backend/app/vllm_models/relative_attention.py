@@ -25,10 +25,13 @@ LOG2_E = 1.4426950408889634
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]  # Triton would take annotations for types of its own
     q, k, v, rows, columns, out,
-    stride_batch, stride_head, stride_position, heads, scale,
-    SIDE: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr,
+    stride_batch, stride_head, stride_position, heads,
+    SCALE: tl.constexpr, SIDE: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """Attend for `QUERIES` queries of one head over all SIDE * SIDE keys, one row of them at a time."""
+    """Attend for `QUERIES` queries of one head over all SIDE * SIDE keys, one row of them at a time.
+
+    `SCALE` is a constant, since torch.compile would hand it over in 64 bits, in which the scores would then be computed.
+    """
     batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     positions = SIDE * SIDE
     here = batch.to(tl.int64) * stride_batch + head * stride_head
@@ -49,7 +52,7 @@ def _attend(  # type: ignore[no-untyped-def]  # Triton would take annotations fo
         at = here + (row * SIDE + column) * stride_position
         keys = tl.load(k + at[None, :] + channel[:, None], mask=real[None, :], other=0.0)
         down = tl.load(rows + scores_at + row, mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
-        scores = tl.dot(queries, keys) * scale + across + down[:, None]
+        scores = tl.dot(queries, keys) * SCALE + across + down[:, None]
         higher = tl.maximum(best, tl.max(scores, 1))
         shares = tl.exp2(scores - higher[:, None])
         fade = tl.exp2(best - higher)
@@ -69,15 +72,14 @@ def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tenso
     side).
     """
     batch, heads, positions, width = q.shape
-    side, scale = rows.shape[-1], width**-0.5 * LOG2_E
-    channels = padded(width)
+    side, channels = rows.shape[-1], padded(width)
     if channels != width:
         q, k, v = (F.pad(part, (0, channels - width)) for part in (q, k, v))
     out = torch.empty((batch, heads, positions, channels), dtype=q.dtype, device=q.device)
     _attend[(triton.cdiv(positions, QUERIES), batch * heads)](
         q, k, v, rows.contiguous(), columns.contiguous(), out,
-        q.stride(0), q.stride(1), q.stride(2), heads, scale,
-        SIDE=side, PADDED=padded(side), WIDTH=channels,
+        q.stride(0), q.stride(1), q.stride(2), heads,
+        SCALE=width**-0.5 * LOG2_E, SIDE=side, PADDED=padded(side), WIDTH=channels,
     )  # fmt: skip
     return out[..., :width]
 
