@@ -8,6 +8,7 @@ Parts, each in processes of its own, one after the other:
 - http: the service over loopback, uploads from client processes; its start with cold and with warm caches, which the
   parts after it use too.
 - engine: the service's engine, decoders and reader on JPEG bytes, without HTTP, in every resolution asked for.
+- cost: the engine again, with one of resolution, tokens and pages side by side varied; `python -m benchmarks.rate_cost` draws it.
 - peer: vLLM's own class, offline, on the same pages already decoded, once for each --peer-variant.
 - peer-serve: the same class behind `vllm serve`, with API server processes, renderer workers and encoder graphs.
 
@@ -33,7 +34,7 @@ from benchmarks.processes import cache_folders, environment, run_alone, write_op
 from benchmarks.report import Report, print_table, read_result, write_result
 from benchmarks.uploads import draw_pages
 
-PARTS = ("http", "engine", "peer", "peer-serve")
+PARTS = ("http", "engine", "cost", "peer", "peer-serve")
 PEER_VARIANTS: tuple[dict[str, Any], ...] = ({}, {"max_num_seqs": 256}, {"max_num_seqs": 512})
 
 
@@ -71,11 +72,13 @@ def service_settings(options: argparse.Namespace, variant: dict[str, Any]) -> di
 
 def run_job(options: argparse.Namespace, part: str, variant: dict[str, Any]) -> None:
     """Run one part, in its own process."""
-    from benchmarks import rate_engine, rate_http, rate_peer
+    from benchmarks import rate_cost, rate_engine, rate_http, rate_peer
 
     report = Report(options.json, label(part, variant))
     if part == "engine":
         rate_engine.run(options, service_settings(options, variant), report)
+    elif part == "cost":
+        rate_cost.run(options, service_settings(options, variant), report)
     elif part == "http":
         rate_http.run(options, service_settings(options, variant), report)
     elif part == "peer":

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.busy import read_threads
 from benchmarks.gpu_decode import step_seconds
 from benchmarks.gpu_rate import parse, plan, service_settings
+from benchmarks.rate_cost import Point, charts, label, series
 from benchmarks.rate_http import read_gauges
 from benchmarks.report import Report, read_result
 from benchmarks.uploads import Answer, Load, arrival_times, summarise
@@ -99,3 +100,14 @@ def test_every_candidate_for_the_experts_fits_into_shared_memory(tmp_path):
             assert 2 * it["num_stages"] * tiles <= SHARED_BYTES
     write_table(tmp_path / "table.json", {64: candidates(64)[0], 8: candidates(8)[0]})
     assert list(json.loads((tmp_path / "table.json").read_text())) == ["8", "64"]
+
+
+def test_the_cost_of_a_page_is_charted_by_each_thing_that_varies():
+    points = [point for some in series(8, 4).values() for point in some]
+    assert {point.tokens for point in points} == {1, 2, 4, 8, 16}
+    assert {point.at_once for point in points} == {1, 4}
+    loads = {label(point): {"pages_per_s": 100 / point.tokens} for point in points if point.resolution != "large"}
+    drawn = charts(loads, 8, 4)
+    assert 'x-axis ["tiny", "small", "base", "gundam"]' in drawn
+    assert "| 16 | 6.25 | 160.0 |" in drawn
+    assert label(Point("gundam", 8, 4)) == "gundam, 8 tokens, 4 side by side"
