@@ -23,6 +23,8 @@ from benchmarks.uploads import summarise
 # Pages of a load for each page that is under way at once: enough that most are read while others are.
 ROUNDS = 2
 LEAST_PAGES = 4
+# Of the tokens asked for; at least one is written.
+SHARES = (0, 0.25, 0.5, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def series(tokens: int, at_once: int) -> dict[str, list[Point]]:
     widths = [width for width in (1, 4, 16, 64, 128, 256, 512) if width < at_once]
     return {
         "resolution": [replace(base, resolution=name) for name in ("tiny", "small", "base", "large", "gundam")],
-        "tokens": [replace(base, tokens=max(1, round(tokens * share))) for share in (0, 0.25, 0.5, 1, 2)],
+        "tokens": [replace(base, tokens=max(1, round(tokens * share))) for share in SHARES],
         "at_once": [replace(base, at_once=width) for width in (*widths, at_once)],
     }
 
@@ -92,7 +94,7 @@ def main(file: Path) -> int:
     result = read_result(file)
     loads = {name: figures for name, figures in result["parts"]["cost"].items() if "resolution" in figures}
     tokens, at_once = (max(figures[name] for figures in loads.values()) for name in ("tokens", "at_once"))
-    print(charts(loads, tokens // 2, at_once))
+    print(charts(loads, round(tokens / max(SHARES)), at_once))
     return 0
 
 
