@@ -182,8 +182,9 @@ def _mend_head_size() -> None:
     ModelConfig.get_head_size = get_head_size
 
 
-# In each process, since the core and its workers ask too. Goes when the oldest supported release is 0.25.
-if VLLM_VERSION < (0, 25):
+# In each process, since the core and its workers ask too. Up to 0.11.0 vLLM has a configuration class of its own, without that
+# 0. Goes when the oldest supported release is 0.25.
+if (0, 11, 1) <= VLLM_VERSION < (0, 25):
     _mend_head_size()
 
 
