@@ -25,9 +25,12 @@ def _without_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(params=["cpu", "cuda"])
-def encoder(request: pytest.FixtureRequest) -> DeepEncoder:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("capturing needs a GPU")
+def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DeepEncoder:
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("capturing needs a GPU")
+        # With TF32, on by default, cuDNN's convolutions round by how many views they get.
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = DeepEncoder(EncoderConfig.from_hf(make_config("small")))
     for name, parameter in model.named_parameters():
         parameter.data.copy_(random_tensor(name, tuple(parameter.shape), seed=0))
