@@ -36,6 +36,11 @@ OLDEST, NEWEST = (0, 10), (0, 33)
 OLDEST_PATCH = 2
 # Releases from before, each in a file of its own: without the file, the release is refused like any other.
 ADAPTERS = {(0, 8, 5): "app.vllm_models.vllm_085"}
+# Releases whose model runner V2 keeps the no-repeat rule, which it has from the model's state, and decodes several steps at once.
+# Both stand on parts that vLLM does not promise to keep, so only releases with which they ran on a GPU are listed.
+RUNNER_V2 = frozenset({(0, 26)})
+RUNNER_V2_NAMES = " and ".join(f"{major}.{minor}" for major, minor in sorted(RUNNER_V2))
+RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]}.{OLDEST_PATCH} to {NEWEST[0]}.{NEWEST[1]}"
 
 
@@ -62,27 +67,31 @@ def check_supported(version: tuple[int, int, int], text: str) -> None:
         raise UnsupportedVllm(f"vLLM {text} is not supported; install a release from {SUPPORTED}{others}.")
 
 
-def check_runner(version: tuple[int, int, int], text: str, variables: Mapping[str, str]) -> None:
+def check_runner(version: tuple[int, int, int], text: str, variables: Mapping[str, str], cuda: bool) -> None:
     """Raise UnsupportedVllm where environment variables ask for a part of vLLM that would drop the n-gram rule.
 
-    These are engine V0, gone from 0.11.0 on, whose variable goes with 0.11.1, and model runner V2, there from 0.12 on: it
-    ignores the rule's class, or, from 0.31 on, ends the engine core over it.
+    These are engine V0, gone from 0.11.0 on, whose variable goes with 0.11.1, and model runner V2, there from 0.12 on, but
+    for the releases of RUNNER_V2 on an NVIDIA GPU (`cuda`).
     """
     asked = None
     if (*OLDEST, OLDEST_PATCH) <= version < (0, 11, 1) and variables.get("VLLM_USE_V1", "1") == "0":
         asked = "VLLM_USE_V1=0"
-    if version >= (0, 12) and (value := variables.get("VLLM_USE_V2_MODEL_RUNNER", "0")) != "0":
-        asked = f"VLLM_USE_V2_MODEL_RUNNER={value}"
+    value = variables.get(RUNNER_VARIABLE, "0")
+    if version >= (0, 12) and value != "0" and not (cuda and version[:2] in RUNNER_V2):
+        asked = f"{RUNNER_VARIABLE}={value}"
     if asked is not None:
         raise UnsupportedVllm(
             f"vLLM {text} with {asked} would drop the no-repeat n-gram rule; unset it: the rule works on releases from "
-            f"{SUPPORTED} in engine V1 with model runner V1."
+            f"{SUPPORTED} in engine V1 with model runner V1, and with model runner V2 on NVIDIA GPUs with {RUNNER_V2_NAMES}."
         )
 
 
 VLLM_VERSION = parse_version(vllm.__version__)
 check_supported(VLLM_VERSION, vllm.__version__)
-check_runner(VLLM_VERSION, vllm.__version__, os.environ)
+
+from vllm.platforms import current_platform  # noqa: E402
+
+check_runner(VLLM_VERSION, vllm.__version__, os.environ, current_platform.is_cuda())
 
 # Before the engine is imported, of which it may need another one.
 _ADAPTER = importlib.import_module(_name) if (_name := find_adapter(VLLM_VERSION)) else None
@@ -103,7 +112,6 @@ from vllm.multimodal.processing import (  # noqa: E402
     PromptReplacement,
     PromptUpdate,
 )
-from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: E402
 from vllm.sequence import IntermediateTensors  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
@@ -150,6 +158,7 @@ __all__ = [
     "check_runner",
     "check_supported",
     "choices",
+    "choose_runner",
     "current_platform",
     "get_tokenizer",
     "language_model",
@@ -199,6 +208,16 @@ STREAM_INTERVAL = 16
 REQUEST_ERRORS = (InvalidRequest, ValueError)
 
 
+def choose_runner() -> bool:
+    """Have vLLM take its model runner V2 where it keeps the rule, unless the operator has said; return whether it does.
+
+    Elsewhere vLLM must be kept from it: from 0.29 on it is the default on GPUs.
+    """
+    # It has the GPU read memory of the CPU's, for which that must be pinned: Windows' subsystem for Linux cannot.
+    fits = VLLM_VERSION[:2] in RUNNER_V2 and current_platform.is_cuda() and current_platform.is_pin_memory_available()
+    return os.environ.setdefault(RUNNER_VARIABLE, "1" if fits else "0") != "0"
+
+
 def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
     """Return AsyncEngineArgs; raises ValueError that names every argument this release does not have."""
     if VLLM_VERSION >= (0, 11, 1):  # every token is a piece before. Goes when that is the oldest supported release.
@@ -236,8 +255,12 @@ def choices() -> list[tuple[str, str]]:
     """Return each choice made by version, and why, for the log and for `deepseek-ocr doctor`."""
     hook = "_apply_hf_processor_main" if VLLM_VERSION >= (0, 29) else "_call_hf_processor"
     made = [(f"picture hook {hook}", "vLLM tokenizes the prompt itself from 0.29 on")]
-    if VLLM_VERSION >= (0, 12):
-        made.append(("model runner V1", "runner V2 cannot load the processor of the no-repeat n-gram rule"))
+    if choose_runner():
+        made.append(("model runner V2", f"it decodes several steps at once; {RUNNER_VARIABLE}=0 keeps model runner V1"))
+    elif VLLM_VERSION >= (0, 12):
+        made.append(
+            ("model runner V1", f"runner V2 keeps the no-repeat n-gram rule on NVIDIA GPUs with {RUNNER_V2_NAMES}")
+        )
     if VLLM_VERSION < (0, 18):
         made.append(("the engine stops at once", "it waits for running requests from 0.18 on"))
     return made

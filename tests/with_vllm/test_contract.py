@@ -304,30 +304,60 @@ async def test_ngram_rule_is_active(running: Running, samples: list[Sample]) -> 
     assert all(repeats(answers[0], rule) for rule in rules[1:])
 
 
-async def test_ngram_rule_gets_model_runner_v1_where_v2_can_run(
+async def test_text_does_not_depend_on_what_is_read_beside_it(running: Running, samples: list[Sample]) -> None:
+    """More requests than run at once, of all kinds: each token is the one of the request alone, decoded step by step.
+
+    A request that asks for the scores of its tokens is decoded so, and so is what runs beside it.
+    """
+    kinds: list[dict[str, Any]] = [
+        {"max_tokens": 90},
+        {"max_tokens": 1},
+        {"max_tokens": 2, "ignore_eos": True},
+        {"max_tokens": 50, "ignore_eos": True, "extra_args": NgramRule(1, 8, ()).extra_args()},
+        {"max_tokens": 61, "ignore_eos": True, "extra_args": NgramRule(3, 200, ()).extra_args()},
+        {"max_tokens": 33, "temperature": 0.2, "seed": 7, "extra_args": NgramRule(2, 60, ()).extra_args()},
+        {"max_tokens": 27, "ignore_eos": True, "logit_bias": {40: 100.0}, "extra_args": OFF.extra_args()},
+    ]
+    asked = [(sample, kind) for sample in samples[:2] for kind in kinds]
+
+    def ask(sample: Sample, kind: dict[str, Any], scores: int | None) -> Awaitable[Any]:
+        options = as_options(TRAINED[sample.page.side])
+        return running.ask_about(sample.picture, options, **kind, logprobs=scores)
+
+    alone = [tokens_of(await ask(sample, kind, 1)) for sample, kind in asked]
+    beside = await asyncio.gather(*(ask(sample, kind, None) for sample, kind in asked))
+    assert [tokens_of(output) for output in beside] == alone
+    assert [len(tokens) for tokens in alone[1:5]] == [1, 2, 50, 61]
+
+
+async def test_ngram_rule_gets_the_model_runner_that_keeps_it(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, where Triton is there: what the service has set decides, and not vLLM's own default."""
+    """Where both can run, as on a GPU with Triton, what the service has set decides, and not vLLM's own default."""
     from app import vllm_compat
 
+    second = ON_GPU and vllm_compat.VLLM_VERSION[:2] in vllm_compat.RUNNER_V2
     config = getattr(running.vllm, "vllm_config", None)
     if hasattr(type(config), "use_v2_model_runner"):  # up to 0.21 the worker reads the variable
         monkeypatch.setattr(sys.modules[type(config).__module__], "HAS_TRITON", True)
-        assert not config.use_v2_model_runner
-    there = vllm_compat.VLLM_VERSION >= (0, 12)
-    assert ("model runner V1" in dict(vllm_compat.choices())) is there
-    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+        assert config.use_v2_model_runner is second
+    named = {name for name in dict(vllm_compat.choices()) if name.startswith("model runner")}
+    assert named == (
+        {"model runner V2" if second else "model runner V1"} if vllm_compat.VLLM_VERSION >= (0, 12) else set()
+    )
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == str(int(second))
 
 
 async def test_ngram_rule_is_not_dropped_for_model_runner_v2(running: Running) -> None:
-    """Who asks for it is told, before anything is loaded, why this service does not take it."""
+    """Who asks for it where it cannot keep the rule is told so, before anything is loaded."""
     from app import vllm_compat
 
     command = [sys.executable, "-c", "import app.vllm_compat"]
     environment = os.environ | {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     ended = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
     last = ended.stderr.strip().splitlines()[-1:]
-    if vllm_compat.VLLM_VERSION < (0, 12):  # there is none
+    keeps = ON_GPU and vllm_compat.VLLM_VERSION[:2] in vllm_compat.RUNNER_V2
+    if keeps or vllm_compat.VLLM_VERSION < (0, 12):  # there is none
         assert ended.returncode == 0, ended.stderr
     else:
         assert ended.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,7 @@ def test_a_release_with_a_file_of_its_own_is_let_in_while_the_file_is_there(monk
     from app import vllm_compat
 
     vllm_compat.check_supported((0, 8, 5), "0.8.5")
-    vllm_compat.check_runner((0, 8, 5), "0.8.5", {"VLLM_USE_V1": "0"})
+    vllm_compat.check_runner((0, 8, 5), "0.8.5", {"VLLM_USE_V1": "0"}, cuda=True)
     with pytest.raises(vllm_compat.UnsupportedVllm, match=r"^vLLM 0\.8\.4 is not supported"):
         vllm_compat.check_supported((0, 8, 4), "0.8.4")
     monkeypatch.setattr(vllm_compat, "ADAPTERS", {(0, 8, 5): "app.vllm_models.deleted"})
@@ -302,24 +303,27 @@ def test_a_release_with_a_file_of_its_own_is_let_in_while_the_file_is_there(monk
 
 
 @pytest.mark.parametrize(
-    ("version", "variables", "asked"),
+    ("version", "variables", "asked", "cuda"),
     [
-        ("0.10.2", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0"),
-        ("0.11.0", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0"),
-        ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1"),
-        ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1"),
+        ("0.10.2", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0", True),
+        ("0.11.0", {"VLLM_USE_V1": "0"}, "VLLM_USE_V1=0", True),
+        ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1", True),
+        ("0.25.0", {"VLLM_USE_V2_MODEL_RUNNER": "true"}, "VLLM_USE_V2_MODEL_RUNNER=true", True),
+        ("0.26.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1", False),
+        ("0.32.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}, "VLLM_USE_V2_MODEL_RUNNER=1", True),
     ],
 )
 def test_variables_that_would_drop_the_ngram_rule_are_refused(
-    version: str, variables: dict[str, str], asked: str
+    version: str, variables: dict[str, str], asked: str, cuda: bool
 ) -> None:
     from app import vllm_compat
 
     with pytest.raises(vllm_compat.UnsupportedVllm) as caught:
-        vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables)
+        vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables, cuda)
     assert str(caught.value) == (
         f"vLLM {version} with {asked} would drop the no-repeat n-gram rule; unset it: the rule works on releases from "
-        "0.10.2 to 0.33 in engine V1 with model runner V1."
+        f"0.10.2 to 0.33 in engine V1 with model runner V1, and with model runner V2 on NVIDIA GPUs with "
+        f"{vllm_compat.RUNNER_V2_NAMES}."
     )
 
 
@@ -331,6 +335,7 @@ def test_variables_that_would_drop_the_ngram_rule_are_refused(
         ("0.11.1", {"VLLM_USE_V1": "0"}),
         ("0.11.2", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
         ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "0"}),
+        ("0.26.1", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
         ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_USE_V1": "0"}),
     ],
 )
@@ -339,7 +344,39 @@ def test_variables_that_a_release_does_not_know_or_that_keep_the_rule_are_let_in
 ) -> None:
     from app import vllm_compat
 
-    vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables)
+    vllm_compat.check_runner(vllm_compat.parse_version(version), version, variables, cuda=True)
+
+
+@pytest.mark.parametrize(
+    ("release", "cuda", "pinned", "asked", "taken"),
+    [
+        ((0, 26, 0), True, True, None, "1"),
+        ((0, 26, 0), True, True, "0", "0"),
+        ((0, 26, 0), True, False, None, "0"),
+        ((0, 26, 0), False, True, None, "0"),
+        ((0, 27, 0), True, True, None, "0"),
+    ],
+)
+def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
+    monkeypatch: pytest.MonkeyPatch,
+    release: tuple[int, int, int],
+    cuda: bool,
+    pinned: bool,
+    asked: str | None,
+    taken: str,
+) -> None:
+    """And the choice is told, in the log and by the doctor."""
+    from app import vllm_compat
+
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", asked or "")
+    if asked is None:
+        monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    monkeypatch.setattr(vllm_compat, "VLLM_VERSION", release)
+    monkeypatch.setattr(vllm_compat.current_platform, "is_cuda", lambda: cuda)
+    monkeypatch.setattr(vllm_compat.current_platform, "is_pin_memory_available", lambda: pinned)
+    assert vllm_compat.choose_runner() is (taken == "1")
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == taken
+    assert f"model runner V{2 if taken == '1' else 1}" in dict(vllm_compat.choices())
 
 
 def test_an_engine_argument_that_vllm_does_not_have_is_named() -> None:

@@ -53,13 +53,15 @@ def test_the_choice_of_model_runner_v1_is_logged_when_the_engine_is_loaded(
     vllm_environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With its reason, before anything heavy: this loading is given up at once."""
+    from app.vllm_compat import RUNNER_V2_NAMES
+
     given_up = threading.Event()
     given_up.set()
     with caplog.at_level("INFO"), pytest.raises(EngineStartError, match="was stopped while it was loading"):
         load_engine(OPTIONS, given_up)
     assert (
-        f"vllm_choice version={vllm_version()} what='model runner V1' why='runner V2 cannot load the processor of the "
-        "no-repeat n-gram rule'"
+        f"vllm_choice version={vllm_version()} what='model runner V1' why='runner V2 keeps the no-repeat n-gram rule on "
+        f"NVIDIA GPUs with {RUNNER_V2_NAMES}'"
     ) in caplog.messages
 
 
@@ -67,6 +69,8 @@ def test_a_runner_that_cannot_keep_the_rule_is_refused_before_anything_is_loaded
     vllm_environment: dict[str, str],
 ) -> None:
     """In a process of its own, as vLLM reads the variable once."""
+    from app.vllm_compat import RUNNER_V2_NAMES
+
     code = (
         "import asyncio\nfrom app.engine.vllm_direct import VllmDirectEngine\nfrom app.errors import EngineStartError\n"
         f"from app.engine.vllm_options import VllmOptions\noptions = VllmOptions(model_path={str(FOLDER)!r})\n"
@@ -80,5 +84,5 @@ def test_a_runner_that_cannot_keep_the_rule_is_refused_before_anything_is_loaded
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith(
         "would drop the no-repeat n-gram rule; unset it: the rule works on releases from 0.10.2 to 0.33 in engine V1 "
-        "with model runner V1."
+        f"with model runner V1, and with model runner V2 on NVIDIA GPUs with {RUNNER_V2_NAMES}."
     )

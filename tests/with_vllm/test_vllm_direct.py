@@ -18,7 +18,7 @@ from app.engine.model_folder import check_folder, find_model, folder_faults
 from app.engine.vllm_direct import VllmDirectEngine
 from app.engine.vllm_loading import vllm_version
 from app.engine.vllm_memory import GIB, Need, check_cpu_memory, check_gpu_memory, estimate_need
-from app.engine.vllm_options import VllmOptions, engine_arguments, sampling
+from app.engine.vllm_options import VllmOptions, engine_arguments, runner_arguments, sampling
 from app.errors import EngineNotReady, EngineStartError
 from app.main import choose_engine, vllm_options
 from app.ocr.modes import MODES
@@ -252,6 +252,21 @@ def test_wrong_settings_are_refused_at_once(values: dict[str, Any], words: str):
     """With the words an operator needs."""
     with pytest.raises(ValidationError, match=words):
         make_settings(**values)
+
+
+def test_each_model_runner_gets_what_makes_it_keep_the_rule_and_the_second_decodes_several_steps_at_once():
+    """But for what changes how steps run, where V2 still has the rule from the model's state."""
+    rule = {"logits_processors": ["app.vllm_models.ngram:NoRepeatNgram"]}
+    several = {
+        "scheduler_cls": "app.vllm_models.multi_step.MultiStepScheduler",
+        "worker_cls": "app.vllm_models.multi_step.MultiStepWorker",
+    }
+    assert runner_arguments(VllmOptions(), runner_v2=False) == rule
+    assert runner_arguments(VllmOptions(), runner_v2=True) == several
+    assert runner_arguments(VllmOptions(engine_args={"block_size": 32}), runner_v2=True) == several
+    for other in ({"pipeline_parallel_size": 2}, {"worker_cls": "theirs.Worker"}, {"async_scheduling": False}):
+        assert runner_arguments(VllmOptions(engine_args=other), runner_v2=True) == {}
+    assert runner_arguments(VllmOptions(enforce_eager=True), runner_v2=True) == {}
 
 
 def test_engine_arguments_are_written_as_json():

@@ -13,6 +13,8 @@ COMPAT = "app.vllm_compat"
 # What runs inside vLLM or drives it; `engine` is read for what it asks of the others' names.
 FILES = (APP / "vllm_compat.py", *sorted(APP.glob("vllm_models/*.py")), *sorted(APP.glob("engine/vllm_*.py")))
 _ADAPTERS = {"vllm_085.py"}
+# Loaded with vLLM's model runner V2 alone.
+_RUNNER_V2 = {"model_state.py", "multi_step.py", "ngram_kernel.py"}
 
 Origin = tuple[str, str]
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -33,7 +35,7 @@ def read(version: tuple[int, ...]) -> Reading:
     """Read our sources as they are on a release."""
     reading = Reading()
     for path in FILES:
-        if path.name not in _ADAPTERS:
+        if path.name not in _ADAPTERS and (path.name not in _RUNNER_V2 or takes_runner_v2(version)):
             tree = ast.parse(path.read_text("utf-8"))
             reading.trees[path.name] = ast.fix_missing_locations(_Decided(version).visit(tree))
     compat = reading.trees["vllm_compat.py"]
@@ -51,6 +53,19 @@ def read(version: tuple[int, ...]) -> Reading:
                 if name in exported:
                     names[local] = exported[name]
     return reading
+
+
+def takes_runner_v2(version: tuple[int, ...]) -> bool:
+    """Return whether vllm_compat lists a release among those of which the service takes model runner V2."""
+    tree = ast.parse((APP / "vllm_compat.py").read_text("utf-8"))
+    (listed,) = (
+        node.value.args[0]
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) == "RUNNER_V2"
+        and isinstance(node.value, ast.Call)
+    )
+    return version[:2] in ast.literal_eval(listed)
 
 
 class _Decided(ast.NodeTransformer):

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from app.engine.vllm_options import ENVIRONMENT, VllmOptions, engine_arguments
+from app.engine.vllm_options import ENVIRONMENT, VllmOptions, engine_arguments, runner_arguments
 from tools.compat.environment import ROOT
 from tools.compat.failure import EnvironmentFailed
-from tools.compat.reading import Origin, Reading, read
+from tools.compat.reading import FILES, Origin, Reading, read, takes_runner_v2
 from tools.compat.releases import numbers
 from tools.compat.sources import Class, Function, Sources, methods
 from tools.compat.wheel import download_wheel, unpack_python
@@ -60,12 +60,14 @@ class Findings:
 
 def check(sources: Sources, version: tuple[int, ...]) -> Findings:
     """Compare vLLM's sources with ours as they are on `version`."""
-    return _Check(sources, read(version)).run()
+    return _Check(sources, read(version), takes_runner_v2(version)).run()
 
 
 class _Check:
-    def __init__(self, sources: Sources, reading: Reading) -> None:
+    def __init__(self, sources: Sources, reading: Reading, runner_v2: bool) -> None:
         self._sources, self._reading, self._findings = sources, reading, Findings()
+        # V1 is taken everywhere: where there is no CUDA, or the operator wants it.
+        self._runners = (False, True) if runner_v2 else (False,)
 
     def run(self) -> Findings:
         note = self._findings.note
@@ -92,9 +94,11 @@ class _Check:
         note, sources = self._findings.note, self._sources
         arguments = sources.find("vllm.engine.arg_utils", "AsyncEngineArgs")
         fields = sources.fields(arguments) if isinstance(arguments, Class) else {}
-        for name in engine_arguments(VllmOptions(), Path()):
+        options = VllmOptions()
+        by_runner = [name for runner_v2 in self._runners for name in runner_arguments(options, runner_v2)]
+        for name in [*engine_arguments(options, Path()), *by_runner]:
             note(None if name in fields else f"AsyncEngineArgs has no {name}")
-        for name in ENVIRONMENT:
+        for name in [*ENVIRONMENT, "VLLM_USE_V2_MODEL_RUNNER"]:
             note(None if f'"{name}":' in self._text.get("vllm/envs.py", "") else f"vllm.envs has no {name}")
 
     def _calls(self, tree: ast.AST, imports: dict[str, Origin]) -> None:
@@ -197,7 +201,7 @@ class _Check:
     def _is_used(self, method: str) -> bool:
         """Whether our sources or vLLM's ask for it."""
         pattern = re.compile(rf"\.{method}\b|[\"']{method}[\"']")
-        ours = (ast.unparse(tree) for tree in self._reading.trees.values())
+        ours = (path.read_text("utf-8") for path in FILES)
         return any(pattern.search(text) for text in (*ours, *self._text.values()))
 
 

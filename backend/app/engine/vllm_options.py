@@ -20,9 +20,6 @@ NGRAM_PROCESSOR = "app.vllm_models.ngram:NoRepeatNgram"
 ENVIRONMENT = {
     # A fork would copy this process's threads, locks and listening socket into the engine core.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # Model runner V2 (on GPUs the default from 0.29 on) cannot load the n-gram rule's processor; `check_runner` in
-    # vllm_compat refuses another value.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     # Pages are private, and many of these services see no other host.
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -39,6 +36,30 @@ _OWN_SETTINGS = {
 _FIXED = frozenset({"hf_overrides", "logits_processors", "limit_mm_per_prompt"})
 # vLLM takes its model runner V2 for it, whatever VLLM_USE_V2_MODEL_RUNNER says (0.31 to 0.33).
 _RUNNER_V2 = frozenset({"watermark_config"})
+
+# With one of these, a step of vLLM's is not what app.vllm_models.multi_step makes several of.
+_OTHER_STEPS = frozenset(
+    {
+        "async_scheduling",
+        "compilation_config",
+        "cudagraph_mode",
+        "data_parallel_size",
+        "decode_context_parallel_size",
+        "enable_dbo",
+        "enable_lora",
+        "kv_transfer_config",
+        "optimization_level",
+        "pipeline_parallel_size",
+        "prefill_context_parallel_size",
+        "scheduler_cls",
+        "speculative_config",
+        "worker_cls",
+    }
+)
+MULTI_STEP = {
+    "scheduler_cls": "app.vllm_models.multi_step.MultiStepScheduler",
+    "worker_cls": "app.vllm_models.multi_step.MultiStepWorker",
+}
 
 # Widest window the rule takes: what passes the published 90 tokens repeats over a longer distance.
 _WIDE = 1024
@@ -116,9 +137,15 @@ def engine_arguments(options: VllmOptions, folder: Path) -> dict[str, Any]:
         "max_num_batched_tokens": max(8192, options.max_num_seqs),
         "enforce_eager": options.enforce_eager,
         "limit_mm_per_prompt": {"image": 1},
-        "logits_processors": [NGRAM_PROCESSOR],
         **options.engine_args,
     }
+
+
+def runner_arguments(options: VllmOptions, runner_v2: bool) -> dict[str, Any]:
+    """Return the engine arguments that go with vLLM's model runner: the rule's class for V1, several steps at once for V2."""
+    if not runner_v2:
+        return {"logits_processors": [NGRAM_PROCESSOR]}
+    return {} if options.enforce_eager or _OTHER_STEPS & options.engine_args.keys() else MULTI_STEP
 
 
 def logging_config(options: VllmOptions) -> dict[str, Any]:

@@ -57,6 +57,13 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         self._encode: Encode | None = None
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
+    @classmethod
+    def get_model_state_cls(cls) -> type[Any]:
+        """Return what vLLM's model runner V2, which alone asks, keeps for this model."""
+        from app.vllm_models.model_state import PictureState
+
+        return PictureState
+
     def get_language_model(self) -> nn.Module:
         return self.language_model
 
@@ -72,6 +79,11 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         if self._encode is None:
             self._encode = self._prepare_encoder()
         return self.encoder.embed_pictures(list(kwargs["global_view"]), list(kwargs["tiles"]), grids, self._encode)
+
+    @property
+    def encoder_ready(self) -> bool:
+        """Whether the encoder has been compiled and captured, as far as it ever will be."""
+        return self._encode is not None
 
     def _prepare_encoder(self) -> Encode:
         """Return the encoder, made faster for views of the engine's own options where vLLM compiles and captures too."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
-from app.vllm_models.ngram_state import PUBLISHED, Integers, NgramRule, NgramState, read_rule
+from app.vllm_models.ngram_state import NO_DRAFTS, PUBLISHED, Integers, NgramRule, NgramState, heed_rule, read_rule
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,7 +34,7 @@ class NoRepeatNgram(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         if vllm_config.speculative_config is not None:
-            raise ValueError("The no-repeat n-gram rule does not work with speculative decoding: turn one of them off")
+            raise ValueError(NO_DRAFTS)
         self._device = torch.device(device)
         self._pin_memory = is_pin_memory and self._device.type != "cpu"
         self._state = NgramState(vllm_config.scheduler_config.max_num_seqs)
@@ -57,7 +57,8 @@ class NoRepeatNgram(LogitsProcessor):
         for row in batch_update.removed:
             self._state.forget(row)
         for row, params, _, output_tokens in batch_update.added:
-            self._state.follow(row, self._rule(params), output_tokens)
+            # vLLM before 0.17 lets bad values come this far.
+            self._state.follow(row, heed_rule(params.extra_args, self.default_rule), output_tokens)
         for source, target, direction in batch_update.moved:
             if direction == MoveDirectionality.SWAP:
                 self._state.swap(source, target)
@@ -76,15 +77,6 @@ class NoRepeatNgram(LogitsProcessor):
                 self._impossible = torch.full((), -torch.inf, dtype=logits.dtype, device=logits.device)
             logits.index_put_((index[0], index[1]), self._impossible)
         return logits
-
-    def _rule(self, params: SamplingParams) -> NgramRule:
-        try:
-            return read_rule(params.extra_args, self.default_rule)
-        except ValueError as error:
-            # An exception here ends the engine core with every request in it, and vLLM before 0.17 lets bad
-            # values come this far.
-            logger.error("no_repeat_ngram_refused reason=%s", error)
-            return self.default_rule
 
     def _on_device(self, values: Integers) -> torch.Tensor:
         """Copy without waiting for the device, which a copy from pageable memory would do."""

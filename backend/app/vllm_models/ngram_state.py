@@ -8,12 +8,15 @@ Needs numpy only, so that the service can check a request's rule where neither v
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "no_repeat_"
 SIZE_KEY = "no_repeat_ngram_size"
@@ -24,6 +27,8 @@ MAX_WINDOW = 1024
 """A step costs all rows of the batch as much as the widest window among them: 0.7 ms at 512 rows and this one."""
 
 MAX_WHITELIST = 64
+
+NO_DRAFTS = "The no-repeat n-gram rule does not work with speculative decoding: turn one of them off"
 
 Integers = NDArray[np.int64]
 
@@ -77,6 +82,18 @@ def read_rule(extra_args: Mapping[str, Any] | None, default: NgramRule = PUBLISH
     if not isinstance(whitelist, (list, tuple, set, frozenset)):
         raise ValueError(f"{WHITELIST_KEY} must be a list of token ids, got {type(whitelist).__name__}")
     return NgramRule(size, window, tuple(_integer(WHITELIST_KEY, token) for token in whitelist))
+
+
+def heed_rule(extra_args: Mapping[str, Any] | None, default: NgramRule = PUBLISHED) -> NgramRule:
+    """Return what `read_rule` does, and `default`, with a line in the log, where that raises.
+
+    For the engine core, which an exception ends with every request in it.
+    """
+    try:
+        return read_rule(extra_args, default)
+    except ValueError as error:
+        logger.error("no_repeat_ngram_refused reason=%s", error)
+        return default
 
 
 def _integer(key: str, value: object) -> int:

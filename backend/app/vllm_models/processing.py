@@ -96,11 +96,12 @@ class PictureDummies(BaseDummyInputsBuilder):
     def get_dummy_mm_data(
         self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any = None, **_: Any
     ) -> dict[str, list[Views]]:
-        return {"image": [_largest_views()] * mm_counts.get("image", 0)}
+        return {"image": [largest_views()] * mm_counts.get("image", 0)}
 
 
 @lru_cache(maxsize=1)
-def _largest_views() -> Views:
+def largest_views() -> Views:
+    """Return the views of one picture that take the most image tokens, all black."""
     options, (columns, rows) = largest_request()
     whole = np.zeros((options.base_size, options.base_size, 3), np.uint8)
     tiles = np.zeros((columns * rows, options.image_size, options.image_size, 3), np.uint8)
