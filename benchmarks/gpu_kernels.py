@@ -105,7 +105,7 @@ async def measure(options: argparse.Namespace, variant: dict[str, Any], report: 
         vllm, reader = app.state.supervisor.engine._engine, app.state.reader
         files = sorted((options.work / "pages").glob("*.jpg"))[: options.pages]
         pages = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])
-        most = settings.get("max_num_seqs", 256)
+        most = settings.get("max_num_seqs", 384)
         known: set[Path] = set()
         await read_all(reader, pages[:2], options.resolution, options.tokens, 0)  # whatever the first page compiles
         for name, some, tokens, at_once, delay in (

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.processes import cache_folders, environment, run_alone, write_operators, write_plugin
+from benchmarks.processes import PEER_RUNNER, cache_folders, environment, run_alone, write_operators, write_plugin
 from benchmarks.report import Report, print_table, read_result, write_result
 from benchmarks.uploads import draw_pages
 
@@ -93,10 +93,9 @@ def label(part: str, variant: dict[str, Any]) -> str:
 
 def start_job(options: argparse.Namespace, arguments: list[str], job: tuple[str, dict[str, Any]], site: Path) -> str:
     """Run one part in a process of its own; returns what went wrong, if anything."""
-    more = []
-    if options.torchvision and job[0].startswith("peer"):
-        more = [write_operators(options.work), options.torchvision.resolve()]
-    variables = environment(site, *more) | cache_folders(options.work)
+    peer = job[0].startswith("peer")
+    more = [write_operators(options.work), options.torchvision.resolve()] if options.torchvision and peer else []
+    variables = environment(site, *more) | cache_folders(options.work) | (PEER_RUNNER if peer else {})
     variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # apply_model sends a function
     variables.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     own = ["--work", str(options.work), "--json", str(options.json), "--job", json.dumps(job)]
@@ -139,10 +138,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=lambda name: Path(name).resolve(), required=True, help="a model folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--pages", type=int, default=512, help="pages of each load, all different")
+    parser.add_argument("--pages", type=int, default=768, help="pages of each load, all different")
     parser.add_argument("--peer-pages", type=int, default=192, help="pages of the peer's loads, the first of those")
     parser.add_argument("--tokens", type=int, default=600, help="most tokens of output of each page")
-    parser.add_argument("--side-by-side", type=int, default=256, help="pages under way in a closed loop")
+    parser.add_argument("--side-by-side", type=int, default=384, help="pages under way in a closed loop")
     parser.add_argument("--resolutions", nargs="+", default=["gundam", "base"])
     parser.add_argument("--clients", type=int, default=4, help="client processes")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the service")

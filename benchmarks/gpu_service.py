@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from benchmarks.processes import ROOT, environment, write_operators, write_plugin
+from benchmarks.processes import PEER_RUNNER, ROOT, environment, write_operators, write_plugin
 from benchmarks.service import served
 from benchmarks.uploads import Load, draw_pages, run_load, summarise
 
@@ -75,10 +75,14 @@ def run_part(part: str, options: argparse.Namespace, work: Path) -> tuple[dict[s
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--eager"] * options.eager
     more = [write_operators(work), options.torchvision.resolve()] if options.torchvision and part == "peer" else []
-    variables = environment(work / "site", *more) | {
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-    }
+    variables = (
+        environment(work / "site", *more)
+        | (PEER_RUNNER if part == "peer" else {})
+        | {
+            "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+    )
     subprocess.run(command, cwd=ROOT, env=variables, check=True)
     return json.loads(out.read_text()), torch.load(out.with_suffix(".pt"))
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# For vLLM's own class: its no-repeat rule is written for this model runner, on every release.
+PEER_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
 # torchvision registers shapes for these operators, which its compiled libraries define.
 OPERATORS = """import torch
 
@@ -60,7 +63,6 @@ def environment(site: Path, *more: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "HF_HUB_OFFLINE": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # without which no release loads a no-repeat rule
         "VLLM_NO_USAGE_STATS": "1",
     }
 

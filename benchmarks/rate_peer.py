@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.busy import watched
 from benchmarks.gpu_peer import PROMPT, PUBLISHED, RULE, describe, read_pages, start_peer
-from benchmarks.processes import environment
+from benchmarks.processes import PEER_RUNNER, environment
 from benchmarks.report import Report
 from benchmarks.service import served
 from benchmarks.uploads import Load, rates, run_load, summarise
@@ -73,7 +73,7 @@ def run_serve(options: argparse.Namespace, settings: dict[str, Any], report: Rep
     command += ["--max-model-len", str(options.max_model_len), "--gpu-memory-utilization", "0.75"]
     command += ["--enforce-eager"] * options.eager + [*SERVE, *SERVE_ON_GPU * (not options.eager)]
     command += shlex.split(options.serve_args)
-    variables = {name: value for name, value in environment(options.site).items() if name.isupper()}
+    variables = {name: value for name, value in environment(options.site).items() if name.isupper()} | PEER_RUNNER
     started = time.monotonic()
     log = options.work / "serve.log"
     with served(log, options.ready_timeout, command, ready="/health", **variables) as service:

@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     max_model_len: int = Field(8192, ge=256)
     """vllm_direct: most tokens of one request: picture, prompt and output together. The model was trained for 8192."""
 
-    max_num_seqs: int = Field(256, ge=1)
+    max_num_seqs: int = Field(384, ge=1)
     """vllm_direct: most pages read side by side. MAX_QUEUE bounds them too."""
 
     max_tiles: int = Field(6, ge=2, le=9)

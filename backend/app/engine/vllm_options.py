@@ -78,7 +78,7 @@ class VllmOptions:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.75
     max_model_len: int = 8192
-    max_num_seqs: int = 256
+    max_num_seqs: int = 384
     enforce_eager: bool = False
     max_tiles: int = 6
     ngram: NgramRule = PUBLISHED
