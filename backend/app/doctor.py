@@ -24,7 +24,7 @@ from app.engine.model_folder import (
     read_notice,
 )
 from app.engine.vllm_loading import check_device, check_memory, check_plugin, vllm_version
-from app.engine.vllm_options import VllmOptions, engine_arguments
+from app.engine.vllm_options import VllmOptions, engine_arguments, several_steps
 from app.errors import EngineStartError
 
 GIB = 2**30
@@ -150,6 +150,7 @@ def _library(report: Report, options: VllmOptions) -> None:
     report.torch, report.cuda = torch.__version__, torch.version.cuda
     report.device = compat.current_platform.device_type or "nothing"
     report.ships_own_class = "DeepseekOCRForCausalLM" in compat.ModelRegistry.get_supported_archs()
+    compat.choose_runner(several_steps(options))
     report.choices += [Choice(what, why) for what, why in compat.choices()]
     check_device(compat.current_platform.device_type)
     known = compat.AsyncEngineArgs.__dataclass_fields__

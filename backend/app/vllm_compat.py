@@ -208,14 +208,14 @@ STREAM_INTERVAL = 16
 REQUEST_ERRORS = (InvalidRequest, ValueError)
 
 
-def choose_runner() -> bool:
-    """Have vLLM take its model runner V2 where it keeps the rule, unless the operator has said; return whether it does.
+def choose_runner(several_steps: bool) -> bool:
+    """Have vLLM take its model runner V2 to decode `several_steps` at once where it keeps the rule; return whether it does.
 
-    Elsewhere vLLM must be kept from it: from 0.29 on it is the default on GPUs.
+    What the operator has said stays. Elsewhere vLLM must be kept from it: from 0.29 on it is the default on GPUs.
     """
     # It has the GPU read memory of the CPU's, for which that must be pinned: Windows' subsystem for Linux cannot.
     fits = VLLM_VERSION[:2] in RUNNER_V2 and current_platform.is_cuda() and current_platform.is_pin_memory_available()
-    return os.environ.setdefault(RUNNER_VARIABLE, "1" if fits else "0") != "0"
+    return os.environ.setdefault(RUNNER_VARIABLE, str(int(several_steps and fits))) != "0"
 
 
 def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
@@ -252,14 +252,17 @@ def shutdown(engine: AsyncLLMEngine, timeout: float) -> None:
 
 
 def choices() -> list[tuple[str, str]]:
-    """Return each choice made by version, and why, for the log and for `deepseek-ocr doctor`."""
+    """Return each choice made by version, and why, for the log and for `deepseek-ocr doctor`; after `choose_runner`."""
     hook = "_apply_hf_processor_main" if VLLM_VERSION >= (0, 29) else "_call_hf_processor"
     made = [(f"picture hook {hook}", "vLLM tokenizes the prompt itself from 0.29 on")]
-    if choose_runner():
+    if os.environ.get(RUNNER_VARIABLE, "0") != "0":
         made.append(("model runner V2", f"it decodes several steps at once; {RUNNER_VARIABLE}=0 keeps model runner V1"))
     elif VLLM_VERSION >= (0, 12):
         made.append(
-            ("model runner V1", f"runner V2 keeps the no-repeat n-gram rule on NVIDIA GPUs with {RUNNER_V2_NAMES}")
+            (
+                "model runner V1",
+                f"V2 decodes several steps at once, on one NVIDIA GPU with vLLM {RUNNER_V2_NAMES} and graphs",
+            )
         )
     if VLLM_VERSION < (0, 18):
         made.append(("the engine stops at once", "it waits for running requests from 0.18 on"))

@@ -348,13 +348,15 @@ def test_variables_that_a_release_does_not_know_or_that_keep_the_rule_are_let_in
 
 
 @pytest.mark.parametrize(
-    ("release", "cuda", "pinned", "asked", "taken"),
+    ("release", "cuda", "pinned", "several", "asked", "taken"),
     [
-        ((0, 26, 0), True, True, None, "1"),
-        ((0, 26, 0), True, True, "0", "0"),
-        ((0, 26, 0), True, False, None, "0"),
-        ((0, 26, 0), False, True, None, "0"),
-        ((0, 27, 0), True, True, None, "0"),
+        ((0, 26, 0), True, True, True, None, "1"),
+        ((0, 26, 0), True, True, True, "0", "0"),
+        ((0, 26, 0), True, True, False, None, "0"),
+        ((0, 26, 0), True, True, False, "1", "1"),
+        ((0, 26, 0), True, False, True, None, "0"),
+        ((0, 26, 0), False, True, True, None, "0"),
+        ((0, 27, 0), True, True, True, None, "0"),
     ],
 )
 def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
@@ -362,6 +364,7 @@ def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
     release: tuple[int, int, int],
     cuda: bool,
     pinned: bool,
+    several: bool,
     asked: str | None,
     taken: str,
 ) -> None:
@@ -374,7 +377,7 @@ def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
     monkeypatch.setattr(vllm_compat, "VLLM_VERSION", release)
     monkeypatch.setattr(vllm_compat.current_platform, "is_cuda", lambda: cuda)
     monkeypatch.setattr(vllm_compat.current_platform, "is_pin_memory_available", lambda: pinned)
-    assert vllm_compat.choose_runner() is (taken == "1")
+    assert vllm_compat.choose_runner(several) is (taken == "1")
     assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == taken
     assert f"model runner V{2 if taken == '1' else 1}" in dict(vllm_compat.choices())
 

@@ -18,7 +18,7 @@ from app.engine.model_folder import check_folder, find_model, folder_faults
 from app.engine.vllm_direct import VllmDirectEngine
 from app.engine.vllm_loading import vllm_version
 from app.engine.vllm_memory import GIB, Need, check_cpu_memory, check_gpu_memory, estimate_need
-from app.engine.vllm_options import VllmOptions, engine_arguments, runner_arguments, sampling
+from app.engine.vllm_options import VllmOptions, engine_arguments, runner_arguments, sampling, several_steps
 from app.errors import EngineNotReady, EngineStartError
 from app.main import choose_engine, vllm_options
 from app.ocr.modes import MODES
@@ -266,7 +266,10 @@ def test_each_model_runner_gets_what_makes_it_keep_the_rule_and_the_second_decod
     assert runner_arguments(VllmOptions(engine_args={"block_size": 32}), runner_v2=True) == several
     for other in ({"pipeline_parallel_size": 2}, {"worker_cls": "theirs.Worker"}, {"async_scheduling": False}):
         assert runner_arguments(VllmOptions(engine_args=other), runner_v2=True) == {}
-    assert runner_arguments(VllmOptions(enforce_eager=True), runner_v2=True) == {}
+    for single in (VllmOptions(enforce_eager=True), VllmOptions(tensor_parallel_size=2)):
+        assert runner_arguments(single, runner_v2=True) == {}
+        assert not several_steps(single)
+    assert several_steps(VllmOptions())
 
 
 def test_engine_arguments_are_written_as_json():

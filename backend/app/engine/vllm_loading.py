@@ -21,7 +21,14 @@ from app.engine.hardware import available_memory, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
 from app.engine.vllm_imports import import_vllm
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
-from app.engine.vllm_options import ENVIRONMENT, VllmOptions, engine_arguments, logging_config, runner_arguments
+from app.engine.vllm_options import (
+    ENVIRONMENT,
+    VllmOptions,
+    engine_arguments,
+    logging_config,
+    runner_arguments,
+    several_steps,
+)
 from app.engine.vllm_processes import end_processes, engine_processes
 from app.errors import EngineStartError
 
@@ -123,7 +130,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     arguments = engine_arguments(options, folder)
     with _vllm_environment(options):
         compat = _import_compat()
-        arguments |= runner_arguments(options, compat.choose_runner())
+        arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)

@@ -141,11 +141,16 @@ def engine_arguments(options: VllmOptions, folder: Path) -> dict[str, Any]:
     }
 
 
+def several_steps(options: VllmOptions) -> bool:
+    """Return whether decoding several steps at once goes with the options: whether it was run with such."""
+    return not (options.enforce_eager or options.tensor_parallel_size > 1 or _OTHER_STEPS & options.engine_args.keys())
+
+
 def runner_arguments(options: VllmOptions, runner_v2: bool) -> dict[str, Any]:
     """Return the engine arguments that go with vLLM's model runner: the rule's class for V1, several steps at once for V2."""
     if not runner_v2:
         return {"logits_processors": [NGRAM_PROCESSOR]}
-    return {} if options.enforce_eager or _OTHER_STEPS & options.engine_args.keys() else MULTI_STEP
+    return MULTI_STEP if several_steps(options) else {}
 
 
 def logging_config(options: VllmOptions) -> dict[str, Any]:
