@@ -128,7 +128,7 @@ def _processor(pid: int) -> float:
 
 def compare(stacks: dict[str, list[RenderedPage]], folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Read every stack with both, taking turns in going first; the first round warms up and does not count."""
-    paths = {name: [_save(page, folder) for page in pages] for name, pages in stacks.items()}
+    paths = {name: [_save(page, folder / name) for page in pages] for name, pages in stacks.items()}
     turns: dict[tuple[str, str], list[Turn]] = {}
     with (
         peer(arguments.packages, folder / "peer.log") as theirs,
@@ -149,7 +149,8 @@ def compare(stacks: dict[str, list[RenderedPage]], folder: Path, arguments: argp
 
 
 def _save(page: RenderedPage, folder: Path) -> Path:
-    path = folder / f"{page.name}-{page.image.width}x{page.image.height}.png"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{page.name}.png"
     page.image.save(path)
     return path
 
