@@ -42,7 +42,6 @@ _OTHER_STEPS = frozenset(
     {
         "async_scheduling",
         "compilation_config",
-        "cudagraph_mode",
         "data_parallel_size",
         "decode_context_parallel_size",
         "enable_dbo",
