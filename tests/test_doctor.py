@@ -107,7 +107,7 @@ def test_with_vllm_it_names_a_variable_that_would_drop_the_no_repeat_rule():
     (problem,) = [problem for problem in found["problems"] if "VLLM_USE_V2_MODEL_RUNNER" in problem]
     assert problem.endswith(
         "with VLLM_USE_V2_MODEL_RUNNER=1 would drop the no-repeat n-gram rule; unset it: the rule works on releases "
-        "from 0.10.2 to 0.33 in engine V1 with model runner V1, and with model runner V2 on NVIDIA GPUs with 0.26."
+        "from 0.10.2 to 0.33 in engine V1 with model runner V1, and with model runner V2 on NVIDIA GPUs with 0.26 and 0.33."
     )
 
 

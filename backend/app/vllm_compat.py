@@ -38,7 +38,7 @@ OLDEST_PATCH = 2
 ADAPTERS = {(0, 8, 5): "app.vllm_models.vllm_085"}
 # Releases whose model runner V2 keeps the no-repeat rule, which it has from the model's state, and decodes several steps at once.
 # Both stand on parts that vLLM does not promise to keep, so only releases with which they ran on a GPU are listed.
-RUNNER_V2 = frozenset({(0, 26)})
+RUNNER_V2 = frozenset({(0, 26), (0, 33)})
 RUNNER_V2_NAMES = " and ".join(f"{major}.{minor}" for major, minor in sorted(RUNNER_V2))
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]}.{OLDEST_PATCH} to {NEWEST[0]}.{NEWEST[1]}"
@@ -261,7 +261,7 @@ def choices() -> list[tuple[str, str]]:
         made.append(
             (
                 "model runner V1",
-                f"V2 decodes several steps at once, on one NVIDIA GPU with vLLM {RUNNER_V2_NAMES} and graphs",
+                f"V2 decodes several steps at once, from graphs on one NVIDIA GPU, with vLLM {RUNNER_V2_NAMES}",
             )
         )
     if VLLM_VERSION < (0, 18):

@@ -336,6 +336,7 @@ def test_variables_that_would_drop_the_ngram_rule_are_refused(
         ("0.11.2", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
         ("0.12.0", {"VLLM_USE_V2_MODEL_RUNNER": "0"}),
         ("0.26.1", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+        ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "1"}),
         ("0.33.0", {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_USE_V1": "0"}),
     ],
 )

@@ -32,10 +32,12 @@ def banned(requests: list[tuple[list[int], list[int], NgramRule]], rows: list[in
     for slot, (prompt, generated, _) in enumerate(requests):
         tokens[slot, : len(prompt) + len(generated)] = torch.tensor(prompt + generated)
     logits = torch.zeros(len(rows), VOCABULARY, dtype=torch.bfloat16, device=DEVICE)
-    counts = ([len(prompt) for prompt, _, _ in requests], [len(prompt) + len(more) for prompt, more, _ in requests])
-    prompts, lengths = (torch.tensor(count, dtype=torch.int32, device=DEVICE) for count in counts)
-    rules = torch.stack([torch.from_numpy(describe(rule)) for _, _, rule in requests]).to(DEVICE)
-    ban(logits, torch.tensor(rows, dtype=torch.int32, device=DEVICE), tokens.to(DEVICE), prompts, lengths, rules)
+    slots, lengths = (
+        torch.tensor(numbers, dtype=torch.int32, device=DEVICE)
+        for numbers in (rows, [len(prompt) + len(more) for prompt, more, _ in requests])
+    )
+    rules = torch.stack([torch.from_numpy(describe(rule, len(prompt))) for prompt, _, rule in requests]).to(DEVICE)
+    ban(logits, slots, tokens.to(DEVICE), lengths, rules)
     assert torch.all((logits == 0) | (logits == -torch.inf))
     return [set(row.nonzero().flatten().tolist()) for row in logits.cpu()]
 

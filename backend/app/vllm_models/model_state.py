@@ -37,21 +37,23 @@ class PictureState(DefaultModelState):
         if vllm_config.speculative_config is not None:
             raise ValueError(NO_DRAFTS)
         super().__init__(vllm_config, model, encoder_cache, device)
-        # By slot; they stay until the slot's next request.
-        self._rules = UvaBackedTensor((self.max_num_reqs, COLUMNS), torch.int32)
+        # By slot; they stay until the slot's next request. The table stays where it is, since captured graphs read it.
+        self._written = UvaBackedTensor((self.max_num_reqs, COLUMNS), torch.int32)
+        self._rules = torch.zeros(self.max_num_reqs, COLUMNS, dtype=torch.int32, device=device)
         self._greedy = np.zeros(self.max_num_reqs, np.bool_)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Take over what a request asks for."""
         super().add_request(req_index, new_req_data)
         params = new_req_data.sampling_params
-        self._rules.np[req_index] = describe(heed_rule(params.extra_args if params else None))
+        rule = heed_rule(params.extra_args if params else None)
+        self._written.np[req_index] = describe(rule, len(new_req_data.prompt_token_ids))
         self._greedy[req_index] = _takes_best(params)
 
     def apply_staged_writes(self) -> None:
         """Show the GPU the rules of new requests."""
         super().apply_staged_writes()
-        self._rules.copy_to_uva()
+        self._rules.copy_(self._written.copy_to_uva())
 
     def dummy_inputs_embeds(self, num_tokens: int) -> Tensor:
         """Have the first step, in which vLLM measures memory, encode as many pictures as a step may bring.
@@ -79,13 +81,25 @@ class PictureState(DefaultModelState):
 class RuleSampler:
     """vLLM's sampler, which gets to see no forbidden token."""
 
-    def __init__(self, sampler: Sampler, rules: UvaBackedTensor, greedy: NDArray[np.bool_]) -> None:
+    def __init__(self, sampler: Sampler, rules: Tensor, greedy: NDArray[np.bool_]) -> None:
         self._sampler = sampler
         self._rules = rules
         self._greedy = greedy
+        self._joined = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
+
+    def add_request(self, *args: Any, **kwargs: Any) -> None:
+        """Take over what a request asks for."""
+        self._sampler.add_request(*args, **kwargs)
+        self._joined = True
+
+    def apply_staged_writes(self) -> None:
+        """Show the GPU what new requests ask for; without one, vLLM would copy all of it again at each step."""
+        if self._joined:
+            self._sampler.apply_staged_writes()
+        self._joined = False
 
     def __call__(self, logits: Tensor, input_batch: InputBatch) -> Any:
         """Sample a token for each row of `logits`, (requests, vocabulary)."""
@@ -107,9 +121,8 @@ class RuleSampler:
             logits,
             input_batch.idx_mapping,
             kept.all_token_ids.gpu,
-            kept.prompt_len.gpu,
             kept.total_len.gpu,
-            self._rules.gpu,
+            self._rules,
         )
 
 

@@ -18,17 +18,19 @@ import torch
 from torch import Tensor
 from vllm.config import CUDAGraphMode
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.worker.gpu.input_batch import prepare_pos_seq_lens
+from vllm.v1.worker.gpu.input_batch import InputBatch, prepare_pos_seq_lens
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.worker.gpu.input_batch import InputBatch
 
 # One H200, pages/s in Gundam and in Base, and seconds for a page alone, 600 tokens each: 28.0, 33.4 and 1.43 without; 29.5, 53.0
 # and 0.77 with 3; 28.5, 54.1 and 0.78 with 7, of which a page's end wastes more.
 EXTRA = 3
+# Most requests of which all that lies between two further steps is captured too, once for each number of them. A step of so few takes
+# the GPU no longer than the core's thread takes to launch its parts one by one.
+CAPTURED = 32
 
 
 class MultiStepScheduler(AsyncScheduler):
@@ -51,6 +53,18 @@ class MultiStepRunner(GPUModelRunner):
         # Of the step under way: each request's room, and whether its tokens have been taken over into the state.
         self._room: dict[str, list[int]] = {}
         self._taken_over = False
+        ids = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=self.device)
+        self._one, self._none = torch.ones_like(ids, dtype=torch.int32), torch.zeros_like(ids, dtype=torch.int32)
+        # What lies between two steps, by the number of requests; and where its graphs find their slots and leave their tokens.
+        self._between: dict[int, torch.cuda.CUDAGraph] = {}
+        self._slots, self._newest = ids[:CAPTURED], ids[:CAPTURED, None].clone()
+
+    def capture_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Capture vLLM's graphs and ours."""
+        used = super().capture_model(*args, **kwargs)
+        if not kwargs.get("profile_only"):  # 0.33 tries it out before it has a cache
+            self._capture_between()
+        return used
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         """Run the step as if no request had room for more than one token."""
@@ -93,8 +107,9 @@ class MultiStepRunner(GPUModelRunner):
         """Return the captured decoding step of all requests with room, None where there is none."""
         count = len(self._room)
         # They come first in a batch, but for a prompt of which a single token was left.
-        if not self._room.keys() >= set(batch.req_ids[:count]):
-            return None
+        return self._find_graph(count) if self._room.keys() >= set(batch.req_ids[:count]) else None
+
+    def _find_graph(self, count: int) -> Any:
         graph = self.cudagraph_manager.dispatch(count, count, 1, 0)
         return graph if graph.cg_mode == CUDAGraphMode.FULL else None
 
@@ -104,28 +119,75 @@ class MultiStepRunner(GPUModelRunner):
         tokens = first.new_zeros((len(first), 1 + extra))
         tokens[:, :1] = first
         batch = self._decoding(step, count, graph)
-        one, none = step.seq_lens.new_ones(count), step.seq_lens.new_zeros(count)
         greedy = self.sampler.is_greedy(batch)
-        sampled = first[:count]
+        between = self._between.get(count) if greedy else None
+        if between is not None:
+            self._slots[:count] = batch.idx_mapping
+        self.block_tables.gather_block_tables(batch.idx_mapping, num_reqs_padded=batch.num_reqs_after_padding)
+        self._prepare(batch, first[:count])
         for place in range(1, 1 + extra):
-            self.model_state.embed_tokens(sampled[:, 0])
-            prepare_pos_seq_lens(
-                batch.idx_mapping,
-                batch.query_start_loc,
-                self.req_states.num_computed_tokens.gpu,
-                self.input_buffers.positions,
-                self.input_buffers.seq_lens,
-            )
-            batch.seq_lens_cpu_upper_bound[:count] += 1
-            # The graph reads what these write into vLLM's buffers.
-            tables, slots = self.prepare_attn(batch)
-            self.model_state.prepare_attn(batch, graph.cg_mode, tables, slots, self.attn_groups, self.kv_cache_config)
             hidden = self.cudagraph_manager.run_fullgraph(graph)[:count]
-            logits = self.model.compute_logits(hidden)
-            sampled = self.sampler.best(logits, batch) if greedy else self.sampler(logits, batch).sampled_token_ids
-            super().postprocess_sampled(batch.idx_mapping, sampled, one, none, batch.query_start_loc)
+            if between is not None:
+                between.replay()
+                sampled = self._newest[:count]
+            else:
+                sampled = self._take(batch, hidden, greedy)
+                if place < extra:
+                    self._prepare(batch, sampled)
             tokens[:count, place : place + 1] = sampled
         return tokens
+
+    def _prepare(self, batch: InputBatch, tokens: Tensor, for_capture: bool = False) -> None:
+        """Write what the captured step reads, for the newest tokens, (requests, 1), into vLLM's buffers."""
+        self.model_state.embed_tokens(tokens[:, 0])
+        prepare_pos_seq_lens(
+            batch.idx_mapping,
+            batch.query_start_loc,
+            self.req_states.num_computed_tokens.gpu,
+            self.input_buffers.positions,
+            self.input_buffers.seq_lens,
+        )
+        batch.seq_lens_cpu_upper_bound[: batch.num_reqs] += 1
+        slots = self.block_tables.compute_slot_mappings(
+            batch.idx_mapping, batch.query_start_loc, batch.positions, num_tokens_padded=batch.num_tokens_after_padding
+        )
+        tables = tuple(table[: batch.num_reqs_after_padding] for table in self.block_tables.input_block_tables)
+        self.model_state.prepare_attn(
+            batch, CUDAGraphMode.FULL, tables, slots, self.attn_groups, self.kv_cache_config, for_capture=for_capture
+        )
+
+    def _take(self, batch: InputBatch, hidden: Tensor, greedy: bool) -> Tensor:
+        """Sample from what a step left, (requests, width), and take the tokens, (requests, 1), over into the state."""
+        count = batch.num_reqs
+        logits = self.model.compute_logits(hidden)
+        sampled = self.sampler.best(logits, batch) if greedy else self.sampler(logits, batch).sampled_token_ids
+        super().postprocess_sampled(
+            batch.idx_mapping, sampled, self._one[:count], self._none[:count], batch.query_start_loc
+        )
+        return sampled
+
+    @torch.inference_mode()
+    def _capture_between(self) -> None:
+        """Capture taking over the likeliest tokens and preparing for the next, on buffers that stay where they are."""
+        # Others than FlashAttention plan each step on the CPU.
+        if any(group.backend.get_name() != "FLASH_ATTN" for groups in self.attn_groups for group in groups):
+            return
+        pool = torch.cuda.graph_pool_handle()
+        for count in range(min(CAPTURED, self.max_num_reqs), 0, -1):
+            if (graph := self._find_graph(count)) is None:
+                continue
+            dummy = InputBatch.make_dummy(count, count, self.input_buffers)
+            batch = self._decoding(replace(dummy, idx_mapping=self._slots[:count]), count, graph)
+            hidden = self.cudagraph_manager.hidden_states[:count]
+
+            def between(batch: InputBatch = batch, hidden: Tensor = hidden, count: int = count) -> None:
+                self._newest[:count] = self._take(batch, hidden, greedy=True)
+                self._prepare(batch, self._newest[:count], for_capture=True)
+
+            between()  # what a first call compiles and sets up must not be captured
+            self._between[count] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._between[count], pool=pool, capture_error_mode="thread_local"):
+                between()
 
     def _decoding(self, step: InputBatch, count: int, graph: Any) -> InputBatch:
         """Return a batch of the first `count` requests of a step, with one token each, padded as the graph is."""

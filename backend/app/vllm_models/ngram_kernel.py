@@ -14,8 +14,8 @@ from torch import Tensor
 
 from app.vllm_models.ngram_state import MAX_WHITELIST, NgramRule
 
-# Columns of a request's row in the table of rules: the size, the longest lag, and the whitelist.
-COLUMNS = 2 + MAX_WHITELIST
+# Columns of a request's row in the table of rules: the size, the longest lag, the prompt's tokens, and the whitelist.
+COLUMNS = 3 + MAX_WHITELIST
 # Lags compared at once; the published rule has 61.
 _LAGS = 64
 _BLANK = -1  # no token
@@ -23,20 +23,20 @@ _BLANK = -1  # no token
 
 @triton.jit
 def _ban(  # type: ignore[no-untyped-def]  # Triton would take annotations for types of its own
-    logits, slots, tokens, prompt_lengths, lengths, rules, logits_stride, tokens_stride,
+    logits, slots, tokens, lengths, rules, logits_stride, tokens_stride,
     WHITELIST: tl.constexpr, LAGS: tl.constexpr,
 ):  # fmt: skip
     """Forbid one row's tokens. Lag 1 is the newest token, 2 the one before; `newest` points to it."""
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
-    rule = rules + slot * (2 + WHITELIST)
+    rule = rules + slot * (3 + WHITELIST)
     size = tl.load(rule)
     if size > 0:
         limit = tl.load(rule + 1)
         length = tl.load(lengths + slot)
-        generated = length - tl.load(prompt_lengths + slot)
+        generated = length - tl.load(rule + 2)
         newest = tokens + slot * tokens_stride + length - 1
-        passed = tl.load(rule + 2 + tl.arange(0, WHITELIST))
+        passed = tl.load(rule + 3 + tl.arange(0, WHITELIST))
         for first in range(1, tl.minimum(limit, generated) + 1, LAGS):
             lag = first + tl.arange(0, LAGS)
             same = (lag <= limit) & (lag + size - 1 <= generated)
@@ -51,22 +51,22 @@ def _ban(  # type: ignore[no-untyped-def]  # Triton would take annotations for t
                 tl.store(logits + row * logits_stride + after, float("-inf"), mask=same & (listed == 0))
 
 
-def ban(logits: Tensor, slots: Tensor, tokens: Tensor, prompt_lengths: Tensor, lengths: Tensor, rules: Tensor) -> None:
+def ban(logits: Tensor, slots: Tensor, tokens: Tensor, lengths: Tensor, rules: Tensor) -> None:
     """Set the logits of forbidden tokens to minus infinity, in place.
 
     `logits` is (rows, vocabulary), and `slots` (rows,) says where each row's request is in the rest: `tokens` (slots,
-    positions) of 32 bits, prompt first; `prompt_lengths` and `lengths`, with what was generated, (slots,); `rules` (slots,
-    COLUMNS) of 32 bits, as `describe` writes them.
+    positions) of 32 bits, prompt first; `lengths` (slots,), prompt and what was generated; `rules` (slots, COLUMNS) of 32
+    bits, as `describe` writes them.
     """
     _ban[(len(logits),)](
-        logits, slots, tokens, prompt_lengths, lengths, rules, logits.stride(0), tokens.stride(0),
+        logits, slots, tokens, lengths, rules, logits.stride(0), tokens.stride(0),
         WHITELIST=MAX_WHITELIST, LAGS=_LAGS, num_warps=1,
     )  # fmt: skip
 
 
-def describe(rule: NgramRule) -> NDArray[np.int32]:
-    """Return a rule as a row of the table."""
+def describe(rule: NgramRule, prompt_tokens: int) -> NDArray[np.int32]:
+    """Return the rule of a request, after a prompt of so many tokens, as a row of the table."""
     row = np.full(COLUMNS, _BLANK, np.int32)
-    row[0], row[1] = rule.size, rule.window - rule.size + 1
-    row[2 : 2 + len(rule.whitelist)] = rule.whitelist
+    row[:3] = rule.size, rule.window - rule.size + 1, prompt_tokens
+    row[3 : 3 + len(rule.whitelist)] = rule.whitelist
     return row
