@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from types import MethodType
@@ -167,6 +167,7 @@ __all__ = [
     "maybe_prefix",
     "parse_version",
     "picture_field",
+    "processes_from",
     "processor_defaults",
     "shutdown",
     "vision_part",
@@ -226,6 +227,22 @@ def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
     if unknown := sorted(set(arguments) - known):
         raise ValueError(f"vLLM {vllm.__version__} has no engine argument {', '.join(unknown)}.")
     return AsyncEngineArgs(**arguments)
+
+
+@contextmanager
+def processes_from(wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Have vLLM start its engine core from what `wrap` makes of its multiprocessing context."""
+    from vllm.v1.engine import utils
+
+    stated = getattr(utils, "get_mp_context", None)
+    if stated is None:
+        yield
+        return
+    utils.get_mp_context = lambda: wrap(stated())
+    try:
+        yield
+    finally:
+        utils.get_mp_context = stated
 
 
 async def get_tokenizer(engine: AsyncLLMEngine) -> Any:

@@ -60,8 +60,8 @@ def test_the_choice_of_model_runner_v1_is_logged_when_the_engine_is_loaded(
     with caplog.at_level("INFO"), pytest.raises(EngineStartError, match="was stopped while it was loading"):
         load_engine(OPTIONS, given_up)
     assert (
-        f"vllm_choice version={vllm_version()} what='model runner V1' why='V2 decodes several steps at once, on one "
-        f"NVIDIA GPU with vLLM {RUNNER_V2_NAMES} and graphs'"
+        f"vllm_choice version={vllm_version()} what='model runner V1' why='V2 decodes several steps at once, from "
+        f"graphs on one NVIDIA GPU, with vLLM {RUNNER_V2_NAMES}'"
     ) in caplog.messages
 
 

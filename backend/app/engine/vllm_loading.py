@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.engine.hardware import available_memory, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
+from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
 from app.engine.vllm_imports import import_vllm
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import (
@@ -128,7 +129,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     check_plugin()
     folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
     arguments = engine_arguments(options, folder)
-    with _vllm_environment(options):
+    with _vllm_environment(options), started_ahead() as core:
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
         for what, why in compat.choices():
@@ -144,12 +145,13 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
             log.error("engine_arguments_refused reason=%s", error)
             raise EngineStartError(f"{_unknown_arguments(compat, arguments)} Correct ENGINE_ARGS.") from None
         _go_on(given_up)
-        return _create(compat, engine_args, given_up)
+        return _create(compat, engine_args, core, given_up)
 
 
-def _create(compat: Any, engine_args: Any, given_up: threading.Event) -> AsyncLLMEngine:
+def _create(compat: Any, engine_args: Any, core: ProcessAhead, given_up: threading.Event) -> AsyncLLMEngine:
     try:
-        engine = compat.AsyncLLMEngine.from_engine_args(engine_args)
+        with compat.processes_from(lambda context: ContextAhead(context, core)):
+            engine = compat.AsyncLLMEngine.from_engine_args(engine_args)
     except (
         Exception
     ) as error:  # process boundary: vLLM raises what it likes, and its engine core only says that it failed

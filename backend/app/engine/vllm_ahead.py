@@ -1,0 +1,147 @@
+"""A process that imports vLLM while this one does, and becomes vLLM's engine core.
+
+vLLM starts its engine core when this process has imported it and made up its configuration, and the core then imports the
+same again: 8 to 15 s one after the other, of which one half is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+# What an engine core imports until it knows its configuration.
+MODULES = (
+    "app.vllm_compat",
+    "app.vllm_models.deepseek_ocr",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.gpu_worker",
+)
+# As vLLM calls it, so that whoever looks for vLLM's processes finds it.
+_NAME = "EngineCore"
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class ProcessAhead:
+    """A process that imports `modules` and then waits for its work."""
+
+    def __init__(self, modules: Sequence[str] = MODULES) -> None:
+        receiver, self._sender = _SPAWN.Pipe(duplex=False)
+        self._process: BaseProcess | None = _SPAWN.Process(target=_wait, args=(receiver, tuple(modules)), name=_NAME)
+        self._process.start()
+        receiver.close()
+
+    def give(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> BaseProcess | None:
+        """Have the process run `target(**kwargs)`, once; returns it, or None where it cannot."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            # What only a process that is being started can inherit, such as a lock, is refused here.
+            work = ForkingPickler.dumps((dict(os.environ), target, dict(kwargs)))
+            self._sender.send_bytes(work)
+        except Exception as error:  # noqa: BLE001 - what it is to run may be anything
+            log.warning("core_started_again reason=%r", error)
+            _end(process)
+            return None
+        finally:
+            self._sender.close()
+        return process
+
+    def end(self) -> None:
+        """End the process, unless it has been given work."""
+        if self._process is not None:
+            self._sender.close()
+            _end(self._process)
+            self._process = None
+
+
+@contextlib.contextmanager
+def started_ahead() -> Iterator[ProcessAhead]:
+    """Give a process started ahead, and end it where nothing came of it."""
+    ahead = ProcessAhead()
+    try:
+        yield ahead
+    finally:
+        ahead.end()
+
+
+class ContextAhead:
+    """A context of multiprocessing whose first process is the one started ahead."""
+
+    def __init__(self, context: Any, ahead: ProcessAhead) -> None:
+        self._context = context
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def Process(self, *, target: Callable[..., Any], kwargs: Mapping[str, Any], name: str | None = None) -> Any:
+        return _StartedLater(self._context, self._ahead, target, kwargs, name)
+
+
+class _StartedLater:
+    """A process as multiprocessing gives it, which is chosen when it is started."""
+
+    def __init__(
+        self,
+        context: Any,
+        ahead: ProcessAhead,
+        target: Callable[..., Any],
+        kwargs: Mapping[str, Any],
+        name: str | None,
+    ) -> None:
+        self._ahead, self._work = ahead, (target, kwargs)
+        self._process: BaseProcess = context.Process(target=target, kwargs=kwargs, name=name)
+
+    def start(self) -> None:
+        """Hand the work to the process started ahead, or start one."""
+        process = self._ahead.give(*self._work)
+        if process is None:
+            self._process.start()
+        else:
+            process.name, self._process = self._process.name, process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
+def _wait(receiver: Connection, modules: Sequence[str]) -> None:
+    """Import modules, and do what is asked then, in the environment of then; ends when nobody can ask any more."""
+    for module in modules:
+        # The process that starts this one says what is wrong, and some releases have not all of them.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    try:
+        environment, target, kwargs = ForkingPickler.loads(receiver.recv_bytes())
+    except EOFError:
+        return
+    receiver.close()
+    _take_environment(environment)
+    if (asked := os.environ.get("OMP_NUM_THREADS")) != threads and asked is not None:
+        import torch  # read the variable when it was imported
+
+        torch.set_num_threads(int(asked))
+    target(**kwargs)
+
+
+def _take_environment(environment: Mapping[str, str]) -> None:
+    """Make `environment` this process's: only what differs, since setproctitle looks for the others where they began."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
+
+
+def _end(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
