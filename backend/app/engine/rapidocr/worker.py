@@ -18,6 +18,7 @@ from app.exchange import Exchange
 
 if TYPE_CHECKING:
     from app.engine.rapidocr.models import Detection, Models
+    from app.engine.rapidocr.orientation import Read
     from app.engine.rapidocr.recogniser import Picture, Reading
 
 _FIRST_LINES = 12
@@ -34,6 +35,11 @@ class Job:
     mode: str
     grounding: bool
     find_term: str
+
+    @property
+    def placed(self) -> bool:
+        """Whether the answer says where its text is."""
+        return self.grounding or self.mode not in ("plain_ocr", "multilingual")
 
 
 @dataclass
@@ -53,11 +59,10 @@ class Stopwatch:
 class Lines:
     """A page's lines, recognised in reading order when one is asked for, a few ahead."""
 
-    def __init__(self, models: Models, detection: Detection, order: Sequence[int], with_bounds: bool) -> None:
-        self._models = models
+    def __init__(self, detection: Detection, order: Sequence[int], read: Read) -> None:
         self._detection = detection
         self._waiting = list(order)
-        self._with_bounds = with_bounds
+        self._recognise = read
         self._ahead = _FIRST_LINES
         self._read: dict[int, Reading] = {}
 
@@ -71,7 +76,7 @@ class Lines:
         while index not in self._read:
             ahead, self._waiting = self._waiting[: self._ahead], self._waiting[self._ahead :]
             self._ahead *= 2
-            readings = self._models.recognise([self._detection.crops[item] for item in ahead], self._with_bounds)
+            readings = self._recognise([self._detection.crops[item] for item in ahead])
             self._read.update(zip(ahead, readings, strict=True))
         reading = self._read[index]
         if not reading.is_text:
@@ -118,13 +123,17 @@ def _read(models: Models, pixels: Picture, job: Job) -> Iterator[str | Finish]:
 
     watch = Stopwatch()
     with_bounds = job.mode in ("find_ref", "pii_redact")
+
+    def read(crops: Sequence[Picture]) -> list[Reading]:
+        return models.recognise(crops, with_bounds, narrowed=not job.placed)
+
     yield ""
     detection = models.detect(pixels, 0)
     watch.lap("detect")
     yield ""
     readings: dict[int, Reading] = {}
     if detection.crops:
-        turns, readings = judge(detection, lambda crops: models.recognise(crops, with_bounds))
+        turns, readings = judge(detection, read)
         watch.lap("orient")
         yield ""
         if turns:
@@ -134,9 +143,7 @@ def _read(models: Models, pixels: Picture, job: Job) -> Iterator[str | Finish]:
     if detection.crops:
         boxes = straighten(detection.quads)
         blocks = arrange(boxes)
-        lines = Lines(
-            models, detection, [index for block in blocks for row in block.rows for index in row], with_bounds
-        )
+        lines = Lines(detection, [index for block in blocks for row in block.rows for index in row], read)
         lines.add(readings)
         yield from _write(output.Sheet(blocks, boxes, lines.line, detection.placement), job)
     watch.lap("recognise")
