@@ -16,7 +16,7 @@ Map = NDArray[np.float32]
 """The detector's output: shape (1, 1, height, width), how surely a pixel lies within a line of text."""
 
 _STEP = 32
-"""Sides that the detector takes are multiples of it. A part that begins at one is seen as it is within the whole."""
+"""Sides that the detector takes are multiples of it, and its layers lie on the whole picture's grid where a part begins at one."""
 _AROUND = 3
 """Steps of paper around the print. With one, lines' boxes were so close that some full-width marks were read as narrow ones."""
 _CELL, _BLANK = 16, 2
