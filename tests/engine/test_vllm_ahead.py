@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
@@ -16,6 +17,15 @@ from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
 SPAWN = multiprocessing.get_context("spawn")
 MODULE = "xml.dom.minidom"  # which nothing else here imports
 PATIENCE = 60.0
+
+
+def started(*modules: str) -> tuple[ProcessAhead, BaseProcess]:
+    """Start a process ahead; returns it both ways."""
+    before = set(multiprocessing.active_children())
+    ahead = ProcessAhead(modules)
+    (early,) = set(multiprocessing.active_children()) - before
+    assert early.name == "EngineCore"
+    return ahead, early
 
 
 def tell(sender: Connection, **more: Any) -> None:
@@ -37,8 +47,7 @@ def run(context: Any, **more: Any) -> tuple[Any, tuple[int, str | None, bool]]:
 
 
 def test_the_first_process_is_the_one_started_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = ProcessAhead([MODULE, "no_such_module"])
-    (early,) = (child for child in multiprocessing.active_children() if child.name == "EngineCore")
+    ahead, early = started(MODULE, "no_such_module")
     monkeypatch.setenv("TOLD", "later")
     context = ContextAhead(SPAWN, ahead)
     process, told = run(context)
@@ -58,16 +67,14 @@ class Lock:
 
 
 def test_work_that_cannot_be_handed_over_starts_a_process() -> None:
-    ahead = ProcessAhead([])
-    (early,) = (child for child in multiprocessing.active_children() if child.name == "EngineCore")
+    ahead, early = started()
     process, told = run(ContextAhead(SPAWN, ahead), lock=Lock())
     assert told[0] == process.pid != early.pid
     assert not early.is_alive()
 
 
 def test_a_process_that_died_is_replaced() -> None:
-    ahead = ProcessAhead([])
-    (early,) = (child for child in multiprocessing.active_children() if child.name == "EngineCore")
+    ahead, early = started()
     early.kill()
     early.join(PATIENCE)
     process, told = run(ContextAhead(SPAWN, ahead))
@@ -75,16 +82,16 @@ def test_a_process_that_died_is_replaced() -> None:
 
 
 def test_an_unused_process_ends() -> None:
+    before = set(multiprocessing.active_children())
     with started_ahead() as ahead:
-        (early,) = (child for child in multiprocessing.active_children() if child.name == "EngineCore")
+        (early,) = set(multiprocessing.active_children()) - before
         assert early.is_alive()
     assert not early.is_alive()
     assert ahead.give(threading.active_count, {}) is None
 
 
 def test_it_ends_when_nobody_can_ask_any_more() -> None:
-    ahead = ProcessAhead([])
-    (early,) = (child for child in multiprocessing.active_children() if child.name == "EngineCore")
+    ahead, early = started()
     ahead._sender.close()
     early.join(PATIENCE)
     assert early.exitcode == 0
