@@ -12,6 +12,7 @@ its own size and a little more, not twice as much.
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import mmap
 import os
@@ -63,19 +64,27 @@ class Exchange:
             offset += count
 
     def read(self, target: memoryview) -> None:
-        """Fill `target` from the file; raises EOFError when the file holds less."""
+        """Fill `target` from the file; raises EOFError when the file holds less, MemoryError without room to map it."""
         if len(target) <= _KEPT_BYTES:
             self._fill(target, 0)
             return
         if os.fstat(self._fd).st_size < len(target):
             raise EOFError(_TOO_LITTLE)
-        with mmap.mmap(self._fd, len(target)) as file:
+        with self._mapped(len(target)) as file:
             for offset in range(0, len(target), _PIECE_BYTES):
                 piece = target[offset : offset + _PIECE_BYTES]
                 self._fill(piece, offset)
                 if hasattr(mmap, "MADV_REMOVE"):
                     file.madvise(mmap.MADV_REMOVE, offset, len(piece))
         os.ftruncate(self._fd, _KEPT_BYTES)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(self._fd, size)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
+            raise
 
     def _fill(self, target: memoryview, start: int) -> None:
         offset = 0
