@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -266,6 +267,8 @@ def _stop_taking(dbos: DBOS) -> None:
         ended.set()
     for thread in threading.enumerate():
         if thread.name.startswith(_QUEUE_THREADS):
+            while not thread.is_alive() and thread in threading.enumerate():
+                time.sleep(0.001)  # it is being started, and nobody can wait for its end yet
             thread.join(_QUEUE_END_SECONDS)
 
 

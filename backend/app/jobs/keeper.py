@@ -139,7 +139,10 @@ class Keeper:
         except BaseException:
             # What is still being launched cannot be taken down: threads would be left over.
             await asyncio.wait({launching})
-            await asyncio.to_thread(flow.destroy)
+            try:
+                await asyncio.to_thread(flow.destroy)
+            except Exception:  # in place of a cancellation, the service would wait for this for ever
+                log.exception("documents_failed")
             raise
         self._flow = flow
         self._launched.set()
