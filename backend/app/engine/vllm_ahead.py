@@ -49,8 +49,8 @@ class ProcessAhead:
             # What only a process that is being started can inherit, such as a lock, is refused here.
             work = ForkingPickler.dumps((dict(os.environ), target, dict(kwargs)))
             self._sender.send_bytes(work)
-        except Exception as error:  # noqa: BLE001 - what it is to run may be anything
-            log.warning("core_started_again reason=%r", error)
+        except Exception as error:  # process boundary: what it is to run may be anything
+            log.warning("core_started_again reason=%r", error, exc_info=True)
             _end(process)
             return None
         finally:
