@@ -59,6 +59,18 @@ def test_views_are_encoded_as_before_and_compiled_once_for_any_number_of_them(en
     assert counter.frame_count == KINDS * len(SIDES)
 
 
+@pytest.mark.skipif(not LONE, reason="PyTorch 2.11 compiles its own attention anew for a lone view")
+def test_a_lone_view_is_no_case_of_its_own(encoder: DeepEncoder) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")  # which makes cases where "eager" makes none
+    passes = EncoderPasses(encoder, SIDES[:1], counter)
+    views = views_of(SIDES[0], 1, encoder.image_newline.device)
+    torch.testing.assert_close(passes(views), encoder(views), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == KINDS
+
+
 def test_passes_use_the_encoder_s_own_weights(encoder: DeepEncoder) -> None:
     torch._dynamo.reset()
     passes = EncoderPasses(encoder, SIDES, "eager")

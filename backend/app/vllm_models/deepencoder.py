@@ -319,12 +319,10 @@ class RelativeAttention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Attend within each of (batch, side, side, channels)."""
-        batch, side, _, _ = hidden.shape
-        q, k, v = self.qkv(hidden).view(batch, side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # How much each query likes each key row and each key column: (batch, heads, side * side, side).
-        grid = q.unflatten(2, (side, side))
-        rows = torch.einsum("nhyxc,ykc->nhyxk", grid, relative_table(self.rel_pos_h, side)).flatten(2, 3)
-        columns = torch.einsum("nhyxc,xkc->nhyxk", grid, relative_table(self.rel_pos_w, side)).flatten(2, 3)
+        side = hidden.shape[1]
+        q, k, v = split_heads(self.qkv(hidden.flatten(0, 2)), side * side, self.heads)
+        rows = line_scores(q, relative_table(self.rel_pos_h, side), by_columns=False)
+        columns = line_scores(q, relative_table(self.rel_pos_w, side), by_columns=True)
         if has_kernel(q):
             from app.vllm_models.relative_attention import attend_by_rows  # needs Triton, which only GPUs have
 
@@ -332,6 +330,33 @@ class RelativeAttention(nn.Module):
         else:
             attended = attend_by_mask(q, k, v, rows, columns)
         return self.proj(attended.transpose(1, 2).reshape(hidden.shape))
+
+
+def split_heads(qkv: Tensor, positions: int, heads: int) -> list[Tensor]:
+    """Return queries, keys and values, (batch, heads, positions, width) each, of (batch * positions, 3 * heads * width).
+
+    By strides, as in `line_scores`: in views by sizes torch.compile makes a batch of one a case of its own, for which it
+    compiles all again.
+    """
+    count, features = qkv.shape
+    width = features // (3 * heads)
+    sizes, strides = (count // positions, heads, positions, width), (positions * features, width, features, 1)
+    return [qkv.contiguous().as_strided(sizes, strides, part * heads * width) for part in range(3)]
+
+
+def line_scores(q: Tensor, table: Tensor, by_columns: bool) -> Tensor:
+    """Return how much each query likes each row of keys, or each column: (batch, heads, side * side, side).
+
+    `q` is (batch, heads, side * side, width), and `table` (query, key, width) for the places of both in a column, or row.
+    """
+    batch, heads, _, width = q.shape
+    side = len(table)
+    line, place = (1, side) if by_columns else (side, 1)
+    strides = (line * q.stride(2), q.stride(0), q.stride(1), place * q.stride(2), 1)
+    lines = q.as_strided((side, batch, heads, side, width), strides).contiguous().view(side, -1, width)
+    scores = torch.bmm(lines, table.transpose(1, 2)).view(side, batch, heads, side, side)
+    across = scores.permute(1, 2, 3, 0, 4) if by_columns else scores.permute(1, 2, 0, 3, 4)
+    return across.contiguous().flatten(2, 3)
 
 
 def has_kernel(values: Tensor) -> bool:
@@ -439,9 +464,7 @@ class ClipAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, tokens: int) -> Tensor:
-        q, k, v = (
-            self.qkv_proj(hidden).view(-1, tokens, 3, self.heads, hidden.shape[-1] // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        q, k, v = split_heads(self.qkv_proj(hidden), tokens, self.heads)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(attended.transpose(1, 2).reshape(hidden.shape))
 
