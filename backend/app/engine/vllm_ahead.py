@@ -7,6 +7,7 @@ same again: 8 to 15 s one after the other, of which one half is saved.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -117,10 +118,13 @@ class _StartedLater:
 
 def _wait(receiver: Connection, modules: Sequence[str]) -> None:
     """Import modules, and do what is asked then, in the environment of then; ends when nobody can ask any more."""
+    gc.disable()  # it would walk through all that is imported, seven times
     for module in modules:
         # The process that starts this one says what is wrong, and some releases have not all of them.
         with contextlib.suppress(Exception):
             importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
     threads = os.environ.get("OMP_NUM_THREADS")
     try:
         environment, target, kwargs = ForkingPickler.loads(receiver.recv_bytes())
