@@ -8,7 +8,8 @@ that vLLM calls in a step. Times are of the clock on the wall, by percentile, an
 other work on the machine disturbs less. Exits with 1 where what the two banned over all steps differs.
 
 Needs vLLM, and torchvision, which vLLM's class imports, and backend/ on PYTHONPATH. With --device cuda the time is
-what the engine's thread spends, not the GPU.
+what the engine's thread spends, not the GPU; and the kernel that keeps the rule with vLLM's model runner V2, on the GPU
+alone, is timed too, at the end of the same text.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from app.vllm_models.ngram_state import NgramRule
 from benchmarks.machine import processor_name
 
 PERCENTILES = (50, 90, 99, 100)
+KERNEL_CALLS = 200
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def measure(load: Load, rule: NgramRule, device: str) -> dict[str, Any]:
     if not torch.equal(*logits):
         sys.exit(f"{load.name}: the two banned different tokens")
     before, after = upstream.milliseconds(), ours.milliseconds()
+    kernel = {"kernel_ms": kernel_milliseconds(ours.outputs, load, rule)} if device != "cpu" else {}
     return {
         "load": load.name,
         "size": rule.size,
@@ -112,7 +115,27 @@ def measure(load: Load, rule: NgramRule, device: str) -> dict[str, Any]:
         "upstream_ms": before,
         "ours_ms": after,
         "upstream_to_ours": {name: round(before[name] / after[name], 1) for name in ("p50", "cpu_mean")},
+        **kernel,
     }
+
+
+def kernel_milliseconds(texts: list[list[int]], load: Load, rule: NgramRule) -> float:
+    """Return the milliseconds that the GPU takes to ban all tokens after these texts, each of which follows one token."""
+    from app.vllm_models.ngram_kernel import ban, describe
+
+    tokens = torch.tensor([[0, *text] for text in texts], dtype=torch.int32, device="cuda")
+    slots = torch.arange(len(texts), dtype=torch.int32, device="cuda")
+    lengths = torch.full_like(slots, tokens.shape[1])
+    rules = torch.from_numpy(np.stack([describe(rule, 1)] * len(texts))).to("cuda")
+    logits = torch.zeros(len(texts), load.vocabulary, device="cuda")
+    ban(logits, slots, tokens, lengths, rules)  # compiles it
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(KERNEL_CALLS):
+        ban(logits, slots, tokens, lengths, rules)
+    end.record()
+    end.synchronize()
+    return round(float(begin.elapsed_time(end)) / KERNEL_CALLS, 4)
 
 
 def main() -> None:
@@ -144,6 +167,8 @@ def main() -> None:
     for run in runs:
         print(f"{run['size']}/{run['window']} {run['load']}: {run['upstream_to_ours']} times, {run['banned']} banned")
         print(f"    upstream {run['upstream_ms']}\n    ours     {run['ours_ms']}")
+        if "kernel_ms" in run:
+            print(f"    kernel   {run['kernel_ms']} on the GPU")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

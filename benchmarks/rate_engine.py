@@ -19,6 +19,7 @@ from benchmarks.uploads import Answer, summarise
 
 # Pages of the load that writes one token each, and of those read one after another.
 MOST_PREFILLED, ALONE = 256, 4
+LOADS = ("prefill", "burst", "full", "alone")
 
 
 def run(options: argparse.Namespace, settings: dict[str, Any], report: Report) -> None:
@@ -49,16 +50,16 @@ async def measure(options: argparse.Namespace, settings: dict[str, Any], report:
         pages = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])
         await read_all(app.state.reader, pages[:2], "gundam", options.tokens, 0)  # whatever the first page compiles
         for resolution in options.resolutions:
-            loads = (
-                (f"{resolution}, 1 token", pages[:MOST_PREFILLED], 1, 0),
-                (f"{resolution}, all at once", pages, options.tokens, 0),
-                (f"{resolution}, {options.side_by_side} side by side", pages, options.tokens, options.side_by_side),
-                (f"{resolution}, one alone", pages[:ALONE], options.tokens, 1),
-            )
-            for name, some, tokens, at_once in loads:
+            loads = {
+                "prefill": ("1 token", pages[:MOST_PREFILLED], 1, 0),
+                "burst": ("all at once", pages, options.tokens, 0),
+                "full": (f"{options.side_by_side} side by side", pages, options.tokens, options.side_by_side),
+                "alone": ("one alone", pages[:ALONE], options.tokens, 1),
+            }
+            for name, some, tokens, at_once in map(loads.__getitem__, options.loads):
                 with watched() as figures:
                     answers = await read_all(app.state.reader, some, resolution, tokens, at_once)
-                report.add(name, summarise(answers) | figures)
+                report.add(f"{resolution}, {name}", summarise(answers) | figures)
 
 
 async def read_all(reader: Any, pages: Sequence[bytes], resolution: str, tokens: int, at_once: int) -> list[Answer]:

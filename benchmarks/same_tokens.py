@@ -1,0 +1,142 @@
+"""Whether the service writes the tokens of its plain path, page by page, in every resolution.
+
+    python -m tools.random_checkpoint DIR --size full        # or the published weights
+    NVIDIA_TF32_OVERRIDE=0 TRITON_F32_DEFAULT=ieee python -m benchmarks.same_tokens --model DIR --dtype float32
+    python -m benchmarks.same_tokens --model models/tiny-reader --painted --max-model-len 2048 --tokens 200
+
+Reads the same pages twice, all at once, each time in a process of its own: as served, with what a GPU makes of the
+defaults (the encoder compiled and captured, steps captured, several at once), and plainly, with ENFORCE_EAGER and vLLM's
+model runner V1. Random weights are near ties at many tokens, which bfloat16 decides by what else is in the batch: for
+them take float32, without TF32. Exits with 1 when a page has another text or another number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.processes import environment, run_alone, write_plugin
+from benchmarks.rate_engine import read_all, started
+from benchmarks.report import write_result
+from benchmarks.uploads import draw_pages
+
+RESOLUTIONS = ("tiny", "small", "base", "large", "gundam")
+SIDES: dict[str, dict[str, Any]] = {
+    "as served": {},
+    "plain": {"enforce_eager": True},
+}
+PACKAGES = ("fonts-dejavu-core", "fonts-liberation")
+PLAIN_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
+
+def paint_pages(folder: Path, count: int) -> list[Path]:
+    """Paint pages that the tiny reader reads, as PNG."""
+    from benchmarks.tiny_reader import FIRST_SEED, make_samples
+    from tools.tiny_reader.faces import load_faces
+    from tools.tiny_reader.fonts import TRAINING
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The fonts that the A4 pages need too.
+    faces = {"known": load_faces([font for font in TRAINING if font.package in PACKAGES])}
+    files = []
+    for number, sample in enumerate(make_samples(count, FIRST_SEED, faces)):
+        # Twice as large, so that Gundam cuts some into tiles; the other resolutions make them smaller again.
+        picture = sample.picture.resize((sample.picture.width * 2, sample.picture.height * 2))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        files.append(folder / f"{number:04}.png")
+        files[-1].write_bytes(buffer.getvalue())
+    return files
+
+
+async def read(options: argparse.Namespace, side: str) -> dict[str, list[tuple[str, int]]]:
+    """Return text and tokens of every page, by resolution."""
+    settings = {
+        "inference_engine": "vllm_direct",
+        "model_path": str(options.model),
+        "max_model_len": options.max_model_len,
+        "max_queue": options.pages,
+        "loop_retries": 0,  # a second reading under other settings could not be compared
+        "request_timeout_seconds": 900,
+        "jobs_enabled": False,
+        "engine_args": json.dumps({"dtype": options.dtype}),
+    }
+    pages = [file.read_bytes() for file in sorted(options.folder.iterdir())]
+    async with started(settings | SIDES[side]) as app:
+        read = {}
+        for resolution in options.resolutions:
+            answers = await read_all(app.state.reader, pages, resolution, options.tokens, 0)
+            read[resolution] = [(answer.text, answer.tokens) for answer in answers]
+            print(f"{side}: {resolution} read", flush=True)
+        return read
+
+
+def compare(sides: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return, by resolution, how many pages are the same on both sides, and how much was written."""
+    served, plain = sides
+    return {
+        resolution: {
+            "pages": len(pages),
+            "equal": sum(page == other for page, other in zip(pages, plain[resolution], strict=True)),
+            "tokens": sum(tokens for _, tokens in pages),
+            "texts": len({text for text, _ in pages}),
+        }
+        for resolution, pages in served.items()
+    }
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if options.job:
+        write_result(options.json, asyncio.run(read(options, options.job)))
+        return 0
+    with ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same-tokens-")))
+        folder = work.resolve() / "pages"
+        (paint_pages if options.painted else draw_pages)(folder, options.pages)
+        sides = []
+        for side in SIDES:
+            variables = environment(write_plugin(work.resolve())) | (PLAIN_RUNNER if side == "plain" else {})
+            variables.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+            out = work.resolve() / f"{side.replace(' ', '-')}.json"
+            own = [*arguments, "--folder", str(folder), "--json", str(out), "--job", side]
+            if fault := run_alone("benchmarks.same_tokens", own, variables, options.timeout):
+                print(f"{side}: {fault}")
+                return 1
+            sides.append(json.loads(out.read_text()))
+    result = {"command": " ".join(arguments), "machine": describe_machine(), "resolutions": compare(sides)}
+    for name, figures in result["resolutions"].items():
+        print(f"{name:<8} {json.dumps(figures)}")
+    if options.json:
+        write_result(options.json, result)
+    return int(any(figures["equal"] != figures["pages"] for figures in result["resolutions"].values()))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=lambda name: Path(name).resolve(), required=True, help="a model folder")
+    parser.add_argument("--pages", type=int, default=64)
+    parser.add_argument("--painted", action="store_true", help="pages for the tiny reader instead of A4")
+    parser.add_argument("--tokens", type=int, default=64, help="most tokens of output of each page")
+    parser.add_argument("--resolutions", nargs="+", choices=RESOLUTIONS, default=RESOLUTIONS)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--max-model-len", type=int, default=8192)
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for each side")
+    parser.add_argument("--work", type=Path, help="keep pages and texts here")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
