@@ -21,6 +21,10 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.jobs.documents import Documents
 
+# Longer than proxies and clients keep a connection that rests (nginx and most load balancers 60 s, Traefik and Go 90 s): of two
+# that let go at the same moment, the client's next request is lost.
+KEEP_ALIVE_SECONDS = 120
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exits with 2 and a sentence when the settings are wrong."""
@@ -68,6 +72,7 @@ def serve() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
     )
     server = uvicorn.Server(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import socket
 import time
@@ -15,6 +17,7 @@ import structlog
 from app.api import ocr
 from app.engine.base import Chunk, Finish
 from tests.engines import HangingEngine, LingeringEngine, ScriptedEngine, SlowEngine
+from tests.process import served
 from tests.serving import png, serving_on_port, upload
 
 
@@ -198,3 +201,15 @@ class VerboseEngine(ScriptedEngine):
         for _ in range(10_000):
             yield Chunk("x" * 3_000)
         yield Chunk("", Finish("stop"))
+
+
+def test_a_connection_may_rest(tmp_path):
+    """Proxies keep theirs for a minute and more; the one that uvicorn closes after 5 s fails their next request."""
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(served(tmp_path / "log", inference_engine="fake", jobs_enabled=False))
+        connection = http.client.HTTPConnection(service.url.removeprefix("http://"))
+        stack.callback(connection.close)
+        for rest in (0, 6):
+            time.sleep(rest)
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
