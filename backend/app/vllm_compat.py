@@ -167,6 +167,7 @@ __all__ = [
     "maybe_prefix",
     "parse_version",
     "picture_field",
+    "prepare_core",
     "processes_from",
     "processor_defaults",
     "shutdown",
@@ -227,6 +228,20 @@ def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
     if unknown := sorted(set(arguments) - known):
         raise ValueError(f"vLLM {vllm.__version__} has no engine argument {', '.join(unknown)}.")
     return AsyncEngineArgs(**arguments)
+
+
+def prepare_core(arguments: Mapping[str, Any]) -> None:
+    """Do, in a process that becomes an engine core with these engine arguments, what it would do first: read the tokenizer, open the GPU.
+
+    Only for the time it saves: raises whatever vLLM raises, also where a release has other names.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
+    # With several GPUs this process uses none of them.
+    if current_platform.is_cuda() and arguments["tensor_parallel_size"] == 1:
+        square = torch.ones(16, 16, device="cuda")
+        torch.mm(square, square)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ PATIENCE = 60.0
 def started(*modules: str) -> tuple[ProcessAhead, BaseProcess]:
     """Start a process ahead; returns it both ways."""
     before = set(multiprocessing.active_children())
-    ahead = ProcessAhead(modules)
+    ahead = ProcessAhead(modules=modules)
     (early,) = set(multiprocessing.active_children()) - before
     assert early.name == "EngineCore"
     return ahead, early

@@ -32,6 +32,16 @@ def import_vllm() -> Any:
     return _import()
 
 
+def register_class() -> None:
+    """Register the model's class itself; by its name alone, vLLM would start a process only to look at it (10 s, once)."""
+    from app.vllm_compat import ModelRegistry
+    from app.vllm_models import ARCHITECTURE
+    from app.vllm_models.deepseek_ocr import DeepseekOCRForCausalLM
+
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, DeepseekOCRForCausalLM)
+
+
 def _import() -> Any:
     import app.vllm_compat
     import app.vllm_models.deepseek_ocr

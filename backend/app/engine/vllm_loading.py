@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from app.engine.hardware import available_memory, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
 from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
-from app.engine.vllm_imports import import_vllm
+from app.engine.vllm_imports import import_vllm, register_class
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import (
     ENVIRONMENT,
@@ -129,13 +129,13 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     check_plugin()
     folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
     arguments = engine_arguments(options, folder)
-    with _vllm_environment(options), started_ahead() as core:
+    with _vllm_environment(options), started_ahead(arguments) as core:
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
-        _register_class(compat)
+        register_class()
         check_memory(options, folder)
         _limit_threads()
         log.info(CREATING)
@@ -205,15 +205,6 @@ def _import_compat() -> Any:
             f"vLLM {vllm_version()} is installed but could not be imported; the log above says why. Install it again "
             "with the PyTorch it was built for."
         ) from None
-
-
-def _register_class(compat: Any) -> None:
-    """Register the class itself; by its name alone, vLLM would start a process only to look at it (10 s, once)."""
-    from app.vllm_models import ARCHITECTURE
-    from app.vllm_models.deepseek_ocr import DeepseekOCRForCausalLM
-
-    if ARCHITECTURE not in compat.ModelRegistry.get_supported_archs():
-        compat.ModelRegistry.register_model(ARCHITECTURE, DeepseekOCRForCausalLM)
 
 
 def _limit_threads() -> None:
