@@ -4,10 +4,13 @@
     NVIDIA_TF32_OVERRIDE=0 TRITON_F32_DEFAULT=ieee python -m benchmarks.same_tokens --model DIR --dtype float32
     python -m benchmarks.same_tokens --model models/tiny-reader --painted --max-model-len 2048 --tokens 200
 
-Reads the same pages twice, all at once, each time in a process of its own: as served, with what a GPU makes of the
-defaults (the encoder compiled and captured, steps captured, several at once), and plainly, with ENFORCE_EAGER and vLLM's
-model runner V1. Random weights are near ties at many tokens, which bfloat16 decides by what else is in the batch: for
-them take float32, without TF32. Exits with 1 when a page has another text or another number of tokens.
+Reads the same pages in two processes, all at once: as served, with what a GPU makes of the defaults (the encoder compiled
+and captured, steps captured, several at once), and plainly, with ENFORCE_EAGER and vLLM's model runner V1. Random weights
+have near ties, which rounding decides, and how sums are rounded depends on what else is in the batch. So each reads all pages
+again in the opposite order, which shows how far it agrees with itself; for random weights take float32, without TF32, since
+bfloat16 leaves most of them to chance.
+
+Exits with 1 when a page has a text, or a number of tokens, that the other side gave it neither time.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -58,8 +61,11 @@ def paint_pages(folder: Path, count: int) -> list[Path]:
     return files
 
 
-async def read(options: argparse.Namespace, side: str) -> dict[str, list[tuple[str, int]]]:
-    """Return text and tokens of every page, by resolution."""
+Text = tuple[str, int]
+
+
+async def read(options: argparse.Namespace, side: str) -> dict[str, list[list[Text]]]:
+    """Return text and number of tokens of every page, twice, by resolution."""
     settings = {
         "inference_engine": "vllm_direct",
         "model_path": str(options.model),
@@ -71,27 +77,40 @@ async def read(options: argparse.Namespace, side: str) -> dict[str, list[tuple[s
         "engine_args": json.dumps({"dtype": options.dtype}),
     }
     pages = [file.read_bytes() for file in sorted(options.folder.iterdir())]
+    readings: dict[str, list[list[Text]]] = {}
     async with started(settings | SIDES[side]) as app:
-        read = {}
         for resolution in options.resolutions:
-            answers = await read_all(app.state.reader, pages, resolution, options.tokens, 0)
-            read[resolution] = [(answer.text, answer.tokens) for answer in answers]
+            for step in (1, -1):
+                answers = await read_all(app.state.reader, pages[::step], resolution, options.tokens, 0)
+                texts = [(answer.text, answer.tokens) for answer in answers[::step]]
+                readings.setdefault(resolution, []).append(texts)
             print(f"{side}: {resolution} read", flush=True)
-        return read
+    return readings
 
 
-def compare(sides: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return, by resolution, how many pages are the same on both sides, and how much was written."""
-    served, plain = sides
+def compare(served: dict[str, list[list[Text]]], plain: dict[str, list[list[Text]]]) -> dict[str, dict[str, int]]:
+    """Return, by resolution, how many pages agree: both sides', each side's with itself, and those without a text in common."""
     return {
         resolution: {
-            "pages": len(pages),
-            "equal": sum(page == other for page, other in zip(pages, plain[resolution], strict=True)),
-            "tokens": sum(tokens for _, tokens in pages),
-            "texts": len({text for text, _ in pages}),
+            "pages": len(ours[0]),
+            "equal": _agreeing(ours[0], plain[resolution][0]),
+            "served_itself": _agreeing(*ours),
+            "plain_itself": _agreeing(*plain[resolution]),
+            "parted": sum(not {*one} & {*other} for one, other in _by_page(ours, plain[resolution])),
+            "tokens": sum(tokens for _, tokens in ours[0]),
+            "texts": len(set(ours[0])),
         }
-        for resolution, pages in served.items()
+        for resolution, ours in served.items()
     }
+
+
+def _agreeing(texts: list[Text], others: list[Text]) -> int:
+    return sum(text == other for text, other in zip(texts, others, strict=True))
+
+
+def _by_page(ours: list[list[Text]], theirs: list[list[Text]]) -> Iterator[tuple[tuple[Text, ...], tuple[Text, ...]]]:
+    """Yield both sides' readings of each page."""
+    return zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -112,13 +131,20 @@ def main(arguments: list[str]) -> int:
             if fault := run_alone("benchmarks.same_tokens", own, variables, options.timeout):
                 print(f"{side}: {fault}")
                 return 1
-            sides.append(json.loads(out.read_text()))
-    result = {"command": " ".join(arguments), "machine": describe_machine(), "resolutions": compare(sides)}
-    for name, figures in result["resolutions"].items():
-        print(f"{name:<8} {json.dumps(figures)}")
+            # JSON has no tuples.
+            sides.append(
+                {
+                    name: [[(text, tokens) for text, tokens in reading] for reading in readings]
+                    for name, readings in json.loads(out.read_text()).items()
+                }
+            )
+    figures = compare(*sides)
+    for name, counts in figures.items():
+        print(f"{name:<8} {json.dumps(counts)}")
     if options.json:
+        result = {"command": " ".join(arguments), "machine": describe_machine(), "resolutions": figures}
         write_result(options.json, result)
-    return int(any(figures["equal"] != figures["pages"] for figures in result["resolutions"].values()))
+    return int(any(counts["parted"] for counts in figures.values()))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
