@@ -22,12 +22,15 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
 from app.errors import ServiceError
 
 _ITEM, _VALUE, _DONE, _ERROR = "item", "value", "done", "error"
 _FINAL = (_VALUE, _DONE, _ERROR)
+# Bytes that a pipe takes though nobody reads yet: a watch over them would be a thread for each page.
+_SMALL_MESSAGE = 32 * 2**10
 _CURRENT = -1  # stands for the number of a job that could not be read
 
 
@@ -206,9 +209,11 @@ class WorkerProcess:
         # A process that does not read blocks a message larger than the pipe's buffer until it is killed.
         too_late = threading.Event()
         timer = threading.Timer(timeout, self._give_up, (self._process, too_late))
-        timer.start()
         try:
-            self._pipe.send((job, function, args))
+            message = ForkingPickler.dumps((job, function, args))
+            if len(message) > _SMALL_MESSAGE:
+                timer.start()
+            self._pipe.send_bytes(message)
         except OSError:
             if too_late.is_set():
                 self._kill()
