@@ -320,7 +320,7 @@ class RelativeAttention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Attend within each of (batch, side, side, channels)."""
         side = hidden.shape[1]
-        q, k, v = split_heads(self.qkv(hidden.flatten(0, 2)), side * side, self.heads)
+        q, k, v = split_heads(self.qkv(hidden.flatten(1, 2)), self.heads)
         rows = line_scores(q, relative_table(self.rel_pos_h, side), by_columns=False)
         columns = line_scores(q, relative_table(self.rel_pos_w, side), by_columns=True)
         if has_kernel(q):
@@ -332,15 +332,15 @@ class RelativeAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(hidden.shape))
 
 
-def split_heads(qkv: Tensor, positions: int, heads: int) -> list[Tensor]:
-    """Return queries, keys and values, (batch, heads, positions, width) each, of (batch * positions, 3 * heads * width).
+def split_heads(qkv: Tensor, heads: int) -> list[Tensor]:
+    """Return queries, keys and values, (batch, heads, positions, width) each, of (batch, positions, 3 * heads * width).
 
     By strides, as in `line_scores`: in views by sizes torch.compile makes a batch of one a case of its own, for which it
     compiles all again.
     """
-    count, features = qkv.shape
+    batch, positions, features = qkv.shape
     width = features // (3 * heads)
-    sizes, strides = (count // positions, heads, positions, width), (positions * features, width, features, 1)
+    sizes, strides = (batch, heads, positions, width), (positions * features, width, features, 1)
     return [qkv.contiguous().as_strided(sizes, strides, part * heads * width) for part in range(3)]
 
 
@@ -432,15 +432,13 @@ class ClipLayers(nn.Module):
         self.layers = nn.ModuleList(ClipLayer(config.clip_width, config.clip_heads) for _ in range(config.clip_layers))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        views, tokens, _ = hidden.shape
-        hidden = hidden.flatten(0, 1)
         for layer in self.layers:
-            hidden = layer(hidden, tokens)
-        return hidden.unflatten(0, (views, tokens))
+            hidden = layer(hidden)
+        return hidden
 
 
 class ClipLayer(nn.Module):
-    """A transformer block on (views * tokens, channels)."""
+    """A transformer block on (views, tokens, channels)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -449,8 +447,8 @@ class ClipLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=CLIP_EPSILON)
         self.mlp = ClipMlp(width)
 
-    def forward(self, hidden: Tensor, tokens: int) -> Tensor:
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden), tokens)
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.self_attn(self.layer_norm1(hidden))
         return hidden + self.mlp(self.layer_norm2(hidden))
 
 
@@ -463,8 +461,8 @@ class ClipAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, tokens: int) -> Tensor:
-        q, k, v = split_heads(self.qkv_proj(hidden), tokens, self.heads)
+    def forward(self, hidden: Tensor) -> Tensor:
+        q, k, v = split_heads(self.qkv_proj(hidden), self.heads)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(attended.transpose(1, 2).reshape(hidden.shape))
 

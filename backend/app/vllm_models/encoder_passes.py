@@ -106,23 +106,22 @@ class _CapturedPass:
 def _compile_blocks(encoder: DeepEncoder, sides: Iterable[int], backend: str) -> None:
     """Compile the transformer blocks for views of these sides, any number of them.
 
-    Blocks that differ in their weights alone share their code. The first dimension of their input holds the positions of
-    all views: that a block is compiled for one number of them or for any is decided where it is marked.
+    Blocks that differ in their weights alone share their code, and CLIP's that of all sides. That a block is compiled for one
+    size of its input or for any is decided where that is marked; the first dimension of SAM's holds the positions of all views.
     """
     sam, clip = list(encoder.sam_model.blocks), list(encoder.vision_model.transformer.layers)
     for block in (*sam, *clip):
         block.compile(dynamic=False, fullgraph=True, backend=backend)
     like = encoder.image_newline
-    for side in sides:
-        across = side // SAM_PATCH
-        tokens = (side // TOKEN_SIDE) ** 2 + 1
-        for blocks, width, positions, size in (
-            (sam, encoder.config.sam_width, across**2, across),
-            (clip, encoder.config.clip_width, tokens, tokens),
-        ):
-            for block in blocks:
-                hidden = like.new_zeros(2 * positions, width)
+    # Else a single view would be a case of its own.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        for side in sides:
+            across, tokens = side // SAM_PATCH, (side // TOKEN_SIDE) ** 2 + 1
+            for block in sam:
+                hidden = like.new_zeros(2 * across**2, encoder.config.sam_width)
                 torch._dynamo.mark_dynamic(hidden, 0)
-                # Else a single view would be a case of its own.
-                with torch.fx.experimental._config.patch(backed_size_oblivious=True):
-                    block(hidden, size)
+                block(hidden, across)
+            for block in clip:
+                hidden = like.new_zeros(2, tokens, encoder.config.clip_width)
+                torch._dynamo.mark_dynamic(hidden, (0, 1))
+                block(hidden)
