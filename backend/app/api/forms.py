@@ -1,4 +1,7 @@
-"""The form of `POST /api/ocr`: fields, defaults and how they become options."""
+"""The form of `POST /api/ocr`: fields, defaults and how they become options.
+
+What makes the options is a coroutine throughout: FastAPI sends each plain function to a thread of its own and back.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,7 @@ def _require_form(content_type: str) -> None:
         raise UnsupportedMediaType("Send the fields of the form as UTF-8, and leave 'charset' out of Content-Type.")
 
 
-def ocr_options(
+async def ocr_options(
     request: Request,
     mode: Annotated[
         Text, Form(max_length=100, description="What to do; GET /api/modes lists the modes.")
@@ -171,7 +174,7 @@ def ocr_options(
 OcrOptions = Annotated[RecogniseOptions, Depends(ocr_options)]
 
 
-def page_choice(
+async def page_choice(
     page: Annotated[int, Form(ge=1, description="Which page of a PDF or TIFF to read, from 1 on.")] = 1,
     dpi: Annotated[
         int, Form(ge=LOWEST_DPI, le=HIGHEST_DPI, description="At how many dots per inch a PDF's page is rendered.")
@@ -202,7 +205,7 @@ class DocumentFields(PagesFields):
     webhook_url: str
 
 
-def which_pages(
+async def which_pages(
     pages: Annotated[
         Text, Form(max_length=LONGEST_RANGES, description="Which pages to read, such as 1-3,7,10-; all if empty.")
     ] = "",
@@ -218,7 +221,7 @@ def which_pages(
 WhichPages = Annotated[PagesFields, Depends(which_pages)]
 
 
-def document_fields(
+async def document_fields(
     which: WhichPages,
     priority: Annotated[
         int,
@@ -235,7 +238,7 @@ def document_fields(
 Document = Annotated[DocumentFields, Depends(document_fields)]
 
 
-def result_options(
+async def result_options(
     drop_running: Annotated[bool, Query(description="Leave out headers, footers and page numbers.")] = False,
     join_hyphens: Annotated[bool, Query(description="Join words that are divided at the end of a line.")] = False,
     join_pages: Annotated[bool, Query(description="Join paragraphs that run over a page.")] = False,

@@ -74,7 +74,7 @@ class ProcessedDocument(BaseModel):
     metadata: ProcessMetadata
 
 
-def chosen_format(
+async def chosen_format(
     output_format: Annotated[
         Text,
         Form(max_length=100, description=f"json, or a file: {', '.join(name for name in FORMATS if name != 'json')}."),
