@@ -210,6 +210,10 @@ STREAM_INTERVAL = 16
 REQUEST_ERRORS = (InvalidRequest, ValueError)
 
 
+# Engine arguments that have the model run in other processes than the engine core.
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
+
+
 def choose_runner(several_steps: bool) -> bool:
     """Have vLLM take its model runner V2 to decode `several_steps` at once where it keeps the rule; return whether it does.
 
@@ -238,8 +242,9 @@ def prepare_core(arguments: Mapping[str, Any]) -> None:
     from vllm.tokenizers import cached_tokenizer_from_config
 
     cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
-    # With several GPUs this process uses none of them.
-    if current_platform.is_cuda() and arguments["tensor_parallel_size"] == 1:
+    # Else the model runs in processes of its own, and the core uses no GPU.
+    alone = "distributed_executor_backend" not in arguments and all(arguments.get(name, 1) == 1 for name in _PARALLEL)
+    if alone and current_platform.is_cuda():
         square = torch.ones(16, 16, device="cuda")
         torch.mm(square, square)
 

@@ -11,13 +11,13 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.engine.hardware import available_memory, list_gpus
+from app.engine.hardware import Gpu, available_memory, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
 from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
 from app.engine.vllm_imports import import_vllm, register_class
@@ -129,6 +129,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     check_plugin()
     folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
     arguments = engine_arguments(options, folder)
+    gpus = list_gpus(options.visible_gpus)  # before a process of ours takes memory of one
     with _vllm_environment(options), started_ahead(arguments) as core:
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
@@ -136,7 +137,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
         register_class()
-        check_memory(options, folder)
+        check_memory(options, folder, gpus)
         _limit_threads()
         log.info(CREATING)
         try:
@@ -228,8 +229,8 @@ def check_device(device: str) -> None:
         )
 
 
-def check_memory(options: VllmOptions, folder: Path) -> None:
-    """Raise EngineStartError where there is no device for this build of vLLM, or too little memory."""
+def check_memory(options: VllmOptions, folder: Path, gpus: Sequence[Gpu]) -> None:
+    """Raise EngineStartError where there is no device for this build of vLLM, or too little memory; `gpus` as nvidia-smi lists them."""
     from vllm import envs
     from vllm.platforms import current_platform
 
@@ -240,10 +241,8 @@ def check_memory(options: VllmOptions, folder: Path) -> None:
     if current_platform.is_cpu():
         space = envs.VLLM_CPU_KVCACHE_SPACE
         check_cpu_memory(need, available_memory(), space * 2**30 if space else None)
-    elif current_platform.is_cuda():
-        gpus = list_gpus(options.visible_gpus)
-        if gpus:  # no nvidia-smi in this container: vLLM will find out
-            check_gpu_memory(need, gpus, options.tensor_parallel_size, options.gpu_memory_utilization)
+    elif current_platform.is_cuda() and gpus:  # without nvidia-smi in this container vLLM will find out
+        check_gpu_memory(need, gpus, options.tensor_parallel_size, options.gpu_memory_utilization)
 
 
 def _reads_weights(options: VllmOptions) -> bool:
