@@ -31,11 +31,12 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.processes import PEER_RUNNER, cache_folders, environment, run_alone, write_operators, write_plugin
-from benchmarks.rate_engine import LOADS
 from benchmarks.report import Report, print_table, read_result, write_result
 from benchmarks.uploads import draw_pages
 
 PARTS = ("http", "engine", "cost", "peer", "peer-serve")
+# Of the parts `engine` (all but `half`) and `http` (the last three); `half` is at half the rate that `full` has shown.
+LOADS = ("prefill", "burst", "full", "alone", "half")
 PEER_VARIANTS: tuple[dict[str, Any], ...] = ({}, {"max_num_seqs": 256}, {"max_num_seqs": 512})
 
 
@@ -144,7 +145,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=600, help="most tokens of output of each page")
     parser.add_argument("--side-by-side", type=int, default=384, help="pages under way in a closed loop")
     parser.add_argument("--resolutions", nargs="+", default=["gundam", "base"])
-    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="of the part `engine`")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="of `http` and `engine`")
     parser.add_argument("--clients", type=int, default=4, help="client processes")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the service")
     parser.add_argument(

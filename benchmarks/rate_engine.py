@@ -19,7 +19,6 @@ from benchmarks.uploads import Answer, summarise
 
 # Pages of the load that writes one token each, and of those read one after another.
 MOST_PREFILLED, ALONE = 256, 4
-LOADS = ("prefill", "burst", "full", "alone")
 
 
 def run(options: argparse.Namespace, settings: dict[str, Any], report: Report) -> None:
@@ -56,7 +55,7 @@ async def measure(options: argparse.Namespace, settings: dict[str, Any], report:
                 "full": (f"{options.side_by_side} side by side", pages, options.tokens, options.side_by_side),
                 "alone": ("one alone", pages[:ALONE], options.tokens, 1),
             }
-            for name, some, tokens, at_once in map(loads.__getitem__, options.loads):
+            for name, some, tokens, at_once in (load for kind, load in loads.items() if kind in options.loads):
                 with watched() as figures:
                     answers = await read_all(app.state.reader, some, resolution, tokens, at_once)
                 report.add(f"{resolution}, {name}", summarise(answers) | figures)

@@ -49,15 +49,17 @@ def measure(options: argparse.Namespace, service: Served, report: Report) -> Non
     first = Load(options.folder, 2, options.tokens)
     run_load(service.url, first)  # whatever the first page compiles
     rate = 0.0
-    for resolution in options.resolutions:
+    for resolution in options.resolutions if "full" in options.loads else ():
         load = replace(first, count=options.pages, at_once=options.side_by_side, resolution=resolution)
         figures = watch(options, service, load)
         rate = rate or figures["pages_per_s"]
         report.add(f"{resolution}, {options.side_by_side} side by side", figures)
-    report.add("gundam, one alone", watch(options, service, replace(first, count=ALONE, at_once=1, stream=True)))
-    count = max(ALONE, min(options.pages, round(rate / 2 * OPEN_SECONDS)))
-    load = replace(first, count=count, rate=rate / 2, stream=True, resolution=options.resolutions[0])
-    report.add(f"{load.resolution}, {rate / 2:.2f} a second at random", watch(options, service, load))
+    if "alone" in options.loads:
+        report.add("gundam, one alone", watch(options, service, replace(first, count=ALONE, at_once=1, stream=True)))
+    if "half" in options.loads and rate:
+        count = max(ALONE, min(options.pages, round(rate / 2 * OPEN_SECONDS)))
+        load = replace(first, count=count, rate=rate / 2, stream=True, resolution=options.resolutions[0])
+        report.add(f"{load.resolution}, {rate / 2:.2f} a second at random", watch(options, service, load))
 
 
 def watch(options: argparse.Namespace, service: Served, load: Load) -> dict[str, Any]:
