@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ PACKAGES = ("fonts-dejavu-core", "fonts-liberation")
 PLAIN_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 
 
-def paint_pages(folder: Path, count: int) -> list[Path]:
+def paint_pages(folder: Path, count: int) -> None:
     """Paint pages that the tiny reader reads, as PNG."""
     from benchmarks.tiny_reader import FIRST_SEED, make_samples
     from tools.tiny_reader.faces import load_faces
@@ -50,15 +50,10 @@ def paint_pages(folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # The fonts that the A4 pages need too.
     faces = {"known": load_faces([font for font in TRAINING if font.package in PACKAGES])}
-    files = []
     for number, sample in enumerate(make_samples(count, FIRST_SEED, faces)):
         # Twice as large, so that Gundam cuts some into tiles; the other resolutions make them smaller again.
-        picture = sample.picture.resize((sample.picture.width * 2, sample.picture.height * 2))
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        files.append(folder / f"{number:04}.png")
-        files[-1].write_bytes(buffer.getvalue())
-    return files
+        larger = replace(sample, picture=sample.picture.resize((sample.page.side * 2,) * 2))
+        (folder / f"{number:04}.png").write_bytes(larger.png())
 
 
 Text = tuple[str, int]
@@ -121,7 +116,10 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same-tokens-")))
         folder = work.resolve() / "pages"
-        (paint_pages if options.painted else draw_pages)(folder, options.pages)
+        if options.painted:
+            paint_pages(folder, options.pages)
+        else:
+            draw_pages(folder, options.pages)
         sides = []
         for side in SIDES:
             variables = environment(write_plugin(work.resolve())) | (PLAIN_RUNNER if side == "plain" else {})

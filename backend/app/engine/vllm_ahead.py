@@ -148,16 +148,17 @@ def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, 
 
 def _prepare(arguments: Mapping[str, Any]) -> None:
     """Prepare for a core with these engine arguments, without a word: what there is to say is said by the process that asks."""
-    logging.disable()
     try:
-        from app.vllm_compat import prepare_core
+        logging.disable()
+        try:
+            from app.vllm_compat import prepare_core
 
-        register_class()
-        prepare_core(arguments)
-    except Exception:  # noqa: BLE001, S110 - it only saves time; what is wrong goes wrong again, and is said
-        pass
-    finally:
-        logging.disable(logging.NOTSET)
+            register_class()
+            prepare_core(arguments)
+        finally:
+            logging.disable(logging.NOTSET)
+    except Exception:  # process boundary: it only saves time, and what is wrong goes wrong again where it is said
+        log.debug("core_not_prepared", exc_info=True)
 
 
 def _take_environment(environment: Mapping[str, str]) -> None:

@@ -341,7 +341,8 @@ def split_heads(qkv: Tensor, heads: int) -> list[Tensor]:
     batch, positions, features = qkv.shape
     width = features // (3 * heads)
     sizes, strides = (batch, heads, positions, width), (positions * features, width, features, 1)
-    return [qkv.contiguous().as_strided(sizes, strides, part * heads * width) for part in range(3)]
+    whole = qkv.contiguous()
+    return [whole.as_strided(sizes, strides, part * heads * width) for part in range(3)]
 
 
 def line_scores(q: Tensor, table: Tensor, by_columns: bool) -> Tensor:
