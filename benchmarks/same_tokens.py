@@ -2,13 +2,16 @@
 
     python -m tools.random_checkpoint DIR --size full        # or the published weights
     NVIDIA_TF32_OVERRIDE=0 TRITON_F32_DEFAULT=ieee python -m benchmarks.same_tokens --model DIR --dtype float32
-    python -m benchmarks.same_tokens --model models/tiny-reader --painted --max-model-len 2048 --tokens 200
+    python -m benchmarks.same_tokens --model models/tiny-reader --painted --max-model-len 2048 --tokens 800
 
 Reads the same pages in two processes, all at once: as served, with what a GPU makes of the defaults (the encoder compiled
 and captured, steps captured, several at once), and plainly, with ENFORCE_EAGER and vLLM's model runner V1. Random weights
 have near ties, which rounding decides, and how sums are rounded depends on what else is in the batch. So each reads all pages
 again in the opposite order, which shows how far it agrees with itself; for random weights take float32, without TF32, since
 bfloat16 leaves most of them to chance.
+
+With --painted, the figures hold the share of wrong characters of both sides' first reading; with --setting, the first side is another
+than the defaults make, such as 'ENGINE_ARGS={"kv_cache_dtype": "fp8"}'.
 
 Exits with 1 when a page has a text, or a number of tokens, that the other side gave it neither time.
 """
@@ -31,6 +34,7 @@ from benchmarks.processes import environment, run_alone, write_plugin
 from benchmarks.rate_engine import read_all, started
 from benchmarks.report import write_result
 from benchmarks.uploads import draw_pages
+from tools.tiny_reader.score import Score, score_text
 
 RESOLUTIONS = ("tiny", "small", "base", "large", "gundam")
 SIDES: dict[str, dict[str, Any]] = {
@@ -41,8 +45,8 @@ PACKAGES = ("fonts-dejavu-core", "fonts-liberation")
 PLAIN_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 
 
-def paint_pages(folder: Path, count: int) -> None:
-    """Paint pages that the tiny reader reads, as PNG."""
+def paint_pages(folder: Path, count: int) -> list[str]:
+    """Paint pages that the tiny reader reads, as PNG, and return what they say."""
     from benchmarks.tiny_reader import FIRST_SEED, make_samples
     from tools.tiny_reader.faces import load_faces
     from tools.tiny_reader.fonts import TRAINING
@@ -50,10 +54,12 @@ def paint_pages(folder: Path, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The fonts that the A4 pages need too.
     faces = {"known": load_faces([font for font in TRAINING if font.package in PACKAGES])}
-    for number, sample in enumerate(make_samples(count, FIRST_SEED, faces)):
+    samples = make_samples(count, FIRST_SEED, faces)
+    for number, sample in enumerate(samples):
         # Twice as large, so that Gundam cuts some into tiles; the other resolutions make them smaller again.
         larger = replace(sample, picture=sample.picture.resize((sample.page.side * 2,) * 2))
         (folder / f"{number:04}.png").write_bytes(larger.png())
+    return [sample.text for sample in samples]
 
 
 Text = tuple[str, int]
@@ -69,8 +75,13 @@ async def read(options: argparse.Namespace, side: str) -> dict[str, list[list[Te
         "loop_retries": 0,  # a second reading under other settings could not be compared
         "request_timeout_seconds": 900,
         "jobs_enabled": False,
-        "engine_args": json.dumps({"dtype": options.dtype}),
     }
+    arguments = {"dtype": options.dtype}
+    if side == "as served":
+        asked = dict(setting.split("=", 1) for setting in options.setting)
+        arguments |= json.loads(asked.pop("ENGINE_ARGS", "{}"))
+        settings |= {name.lower(): value for name, value in asked.items()}
+    settings["engine_args"] = json.dumps(arguments)
     pages = [file.read_bytes() for file in sorted(options.folder.iterdir())]
     readings: dict[str, list[list[Text]]] = {}
     async with started(settings | SIDES[side]) as app:
@@ -99,6 +110,12 @@ def compare(served: dict[str, list[list[Text]]], plain: dict[str, list[list[Text
     }
 
 
+def wrong_characters(texts: list[Text], printed: list[str]) -> float:
+    """Return the share of the printed characters that were read otherwise, or not at all."""
+    scores = (score_text(text, truth) for (text, _), truth in zip(texts, printed, strict=True))
+    return round(sum(scores, Score()).error_rate, 5)
+
+
 def _agreeing(texts: list[Text], others: list[Text]) -> int:
     return sum(text == other for text, other in zip(texts, others, strict=True))
 
@@ -116,9 +133,8 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same-tokens-")))
         folder = work.resolve() / "pages"
-        if options.painted:
-            paint_pages(folder, options.pages)
-        else:
+        printed = paint_pages(folder, options.pages) if options.painted else None
+        if printed is None:
             draw_pages(folder, options.pages)
         sides = []
         for side in SIDES:
@@ -136,7 +152,11 @@ def main(arguments: list[str]) -> int:
                     for name, readings in json.loads(out.read_text()).items()
                 }
             )
-    figures = compare(*sides)
+    figures: dict[str, dict[str, float]] = {name: dict(counts) for name, counts in compare(*sides).items()}
+    if printed is not None:
+        for side, readings in zip(("served", "plain"), sides, strict=True):
+            for resolution, texts in readings.items():
+                figures[resolution][f"{side}_wrong"] = wrong_characters(texts[0], printed)
     for name, counts in figures.items():
         print(f"{name:<8} {json.dumps(counts)}")
     if options.json:
@@ -152,6 +172,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--painted", action="store_true", help="pages for the tiny reader instead of A4")
     parser.add_argument("--tokens", type=int, default=64, help="most tokens of output of each page")
     parser.add_argument("--resolutions", nargs="+", choices=RESOLUTIONS, default=RESOLUTIONS)
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the first side")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--max-model-len", type=int, default=8192)
     parser.add_argument("--timeout", type=float, default=900, help="seconds for each side")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from app.engine.base import CutPage, Engine, ViewEngine
+from app.engine.base import CutPage, Engine, as_view_engine
 from app.errors import EngineFailed, QueueFull, RecognitionTimeout
 from app.ingest.choice import PageChoice
 from app.ingest.decoder import Decoder
@@ -181,8 +181,8 @@ class PageReader:
 
     async def _decode(self, source: bytes | Path, choice: PageChoice, options: RecogniseOptions) -> Page | CutPage:
         """Decode a page, to what the engine reads of it."""
-        if isinstance(self._engine, ViewEngine):
-            return await self._decoder.cut(source, choice, self._engine.view_options(options.resolution))
+        if (engine := as_view_engine(self._engine)) is not None:
+            return await self._decoder.cut(source, choice, engine.view_options(options.resolution))
         return await self._decoder.decode(source, choice)
 
     async def _crop(

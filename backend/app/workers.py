@@ -57,6 +57,14 @@ class WorkerJobFailed(Exception):
         return "{} in worker process:\n{}".format(*self.args)
 
 
+class _Job:
+    """One job under way; `given_up` is set when nobody waits for it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.given_up = False
+
+
 class WorkerProcess:
     """Runs importable functions in a child process, started on first use and again after a death.
 
@@ -138,27 +146,24 @@ class WorkerProcess:
         self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float, grace: float
     ) -> AsyncGenerator[Any, None]:
         async with self._lock:
-            job = next(self._jobs)
+            job = _Job(next(self._jobs))
             try:
-                await self._run(self._ensure_started)
-                # Set here, not in the thread: a cancellation may come before the thread gets to it.
-                self._busy_with = job
-                await self._run(self._send, job, function, args, timeout)
-                while True:
-                    kind, payload = await self._run(self._receive, job, timeout)
-                    if kind == _DONE:
-                        return
+                # One visit to the thread for what a plain job needs: each waits for the event loop, which may be busy.
+                kind, payload = await self._run(self._begin, job, function, args, timeout)
+                while kind != _DONE:
                     if kind == _ERROR:
                         raise payload
                     yield payload
                     if kind == _VALUE:
                         return
+                    kind, payload = await self._run(self._receive, job.number, timeout)
             finally:
-                if self._busy_with == job:
+                job.given_up = True
+                if self._busy_with == job.number:
                     if grace == 0.0:
                         self._interrupt()
                     else:
-                        self._submit(self._abandon, job, grace)
+                        self._submit(self._abandon, job.number, grace)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._stopped:
@@ -203,19 +208,31 @@ class WorkerProcess:
             self._kill()
             raise payload
 
+    def _begin(self, job: _Job, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> tuple[str, Any]:
+        """Send a job, unless it was given up meanwhile, and return the first that comes of it."""
+        self._ensure_started()
+        # In this order, as the other side sets the one and then looks at the other: one of the two sees it.
+        self._busy_with = job.number
+        if job.given_up:
+            self._busy_with = None
+            return _DONE, None
+        self._send(job.number, function, args, timeout)
+        return self._receive(job.number, timeout)
+
     def _send(self, job: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> None:
         if self._pipe is None:  # stopped between the start and this job
             raise WorkerCrashed(None)
-        # A process that does not read blocks a message larger than the pipe's buffer until it is killed.
-        too_late = threading.Event()
-        timer = threading.Timer(timeout, self._give_up, (self._process, too_late))
+        timer: threading.Timer | None = None
+        deadline = time.monotonic() + timeout
         try:
             message = ForkingPickler.dumps((job, function, args))
             if len(message) > _SMALL_MESSAGE:
+                # A process that does not read blocks it until it is killed.
+                timer = threading.Timer(timeout, self._process.kill)
                 timer.start()
             self._pipe.send_bytes(message)
         except OSError:
-            if too_late.is_set():
+            if timer is not None and time.monotonic() >= deadline:
                 self._kill()
                 raise WorkerTimeout from None
             self._crash()
@@ -223,12 +240,8 @@ class WorkerProcess:
             self._busy_with = None  # the job could not be pickled, so the process knows nothing of it
             raise
         finally:
-            timer.cancel()
-
-    @staticmethod
-    def _give_up(process: Any, too_late: threading.Event) -> None:
-        too_late.set()
-        process.kill()
+            if timer is not None:
+                timer.cancel()
 
     def _receive(self, job: int, timeout: float) -> tuple[str, Any]:
         pipe = self._pipe

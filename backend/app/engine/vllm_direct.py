@@ -56,6 +56,8 @@ _SHUTDOWN_SECONDS = 10.0
 _ORPHAN_SECONDS = 1.0
 _ABORT_SECONDS = 5.0
 _WARM_UP_SECONDS = 600.0
+# Of at most 20,000 characters each.
+_KEPT_PROMPTS = 64
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class VllmDirectEngine:
         self._engine: AsyncLLMEngine | None = None
         self._tokenizer: Any = None
         self._tokenizer_lock = threading.Lock()
+        self._prompt_ids: dict[str, list[int]] = {}
         self._loading: Loading | None = None
         self._processes: list[psutil.Process] = []
         self._waiting: dict[str, asyncio.Queue[Any]] = {}
@@ -163,6 +166,7 @@ class VllmDirectEngine:
         from app.vllm_compat import get_tokenizer
 
         self._tokenizer = await get_tokenizer(self._engine)
+        self._prompt_ids.clear()  # another start may find another tokenizer
         try:
             await asyncio.wait_for(self._warm_up(self._engine), _WARM_UP_SECONDS)
             await asyncio.wait_for(check_rule(self._engine), _WARM_UP_SECONDS)
@@ -183,7 +187,7 @@ class VllmDirectEngine:
                 pass
 
     async def _read(self, engine: AsyncLLMEngine, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        prepared = await asyncio.to_thread(self._prepare, request)
+        prepared = await self._prepare(request)
         params = self._sampling_params(engine, request, prepared)
         # Clients choose request ids, and may choose the same for two requests.
         request_id = f"{request.request_id}-{request.attempt}-{uuid.uuid4().hex[:12]}"
@@ -244,21 +248,31 @@ class VllmDirectEngine:
                 # vLLM aborts by itself, unless it was cancelled while the request was on its way to the core.
                 await abort(engine, request_id)
 
-    def _prepare(self, request: GenerationRequest) -> Prepared:
-        """Tokenize the prompt, and cut a whole page into views; runs in a thread. Raises InvalidParameter."""
+    async def _prepare(self, request: GenerationRequest) -> Prepared:
+        """Tokenize the prompt, and cut a whole page into views. Raises InvalidParameter."""
         page = request.page
         if isinstance(page, CutPage):
             views = page.views
         else:
-            views = prepare_views(page.pixels, self.view_options(request.resolution))
+            views = await asyncio.to_thread(prepare_views, page.pixels, self.view_options(request.resolution))
+        ids = self._prompt_ids.get(request.prompt)
+        if ids is None:
+            ids = await asyncio.to_thread(self._tokenize, request.prompt)
+        return Prepared(list(ids), views)
+
+    def _tokenize(self, prompt: str) -> list[int]:
+        """Return a prompt's token ids, and keep them: most pages have one of few prompts. Raises InvalidParameter."""
         with self._tokenizer_lock:
             try:
-                ids = encode_prompt(self._tokenizer, f"{IMAGE_TOKEN}\n{request.prompt}")
+                ids = encode_prompt(self._tokenizer, f"{IMAGE_TOKEN}\n{prompt}")
             except ValueError:
                 raise InvalidParameter(
                     f"The prompt must not contain '{IMAGE_TOKEN}', which marks the picture's place."
                 ) from None
-        return Prepared(ids, views)
+            if len(self._prompt_ids) >= _KEPT_PROMPTS:
+                self._prompt_ids.clear()
+            self._prompt_ids[prompt] = ids
+        return ids
 
     def _sampling_params(
         self, engine: AsyncLLMEngine, request: GenerationRequest, prepared: Prepared

@@ -82,7 +82,8 @@ class Decoder:
     async def _run(self, function: Callable[..., Any], source: bytes | Path, choice: PageChoice, *args: Any) -> Any:
         seat = await self._idle.get()
         try:
-            await self._start(seat.worker)
+            if not seat.worker.alive:
+                await self._start(seat.worker)
             return await self._run_at(seat, function, source, choice, *args)
         finally:
             self._idle.put_nowait(seat)
@@ -107,7 +108,7 @@ class Decoder:
             raise (UnreadablePdf if is_pdf(source) else UnreadableImage) from None
 
     async def _start(self, worker: WorkerProcess) -> None:
-        """Start `worker` where it does not run; a failure here is the machine's, not the file's."""
+        """Start `worker`; a failure here is the machine's, not the file's."""
         try:
             await worker.start()
         except (WorkerCrashed, WorkerTimeout, WorkerJobFailed, OSError) as error:

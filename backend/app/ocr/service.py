@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from app.engine.base import Chunk, CutPage, Engine, Finish, GenerationRequest, Resolution, Usage, ViewEngine
+from app.engine.base import Chunk, CutPage, Engine, Finish, GenerationRequest, Resolution, Usage, as_view_engine
 from app.errors import EngineFailed, ModeNotSupported
 from app.ocr.grounding import Box
 from app.ocr.modes import DEFAULT_FIND_TERM, DEFAULT_SCHEMA, MODES, Mode, build_prompt, find_mode
@@ -82,8 +82,8 @@ def check_options(engine: Engine, options: RecogniseOptions) -> None:
         raise ModeNotSupported(
             f"Mode '{mode.name}' is not something the {engine.name} engine can do. Modes it can do: {able}."
         )
-    if isinstance(engine, ViewEngine):
-        engine.view_options(options.resolution)
+    if (views := as_view_engine(engine)) is not None:
+        views.view_options(options.resolution)
 
 
 async def recognise_stream(

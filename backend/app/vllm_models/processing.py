@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,11 @@ class PictureInfo(BaseProcessingInfo):
         options, grid = largest_request()
         return {"image": count_placeholders(options.base_size, options.image_size, grid)}
 
+    @cached_property
+    def image_token(self) -> int:
+        """The id of the image token, which to look up takes longer than the rest of a page that is views already."""
+        return image_token_id(self.get_tokenizer())
+
     def view_options(self, request: Mapping[str, object]) -> ViewOptions:
         """Return the options of a request over the engine's own; raises ViewError."""
         return parse_options({**processor_defaults(self.ctx.model_config), **request})
@@ -119,7 +124,7 @@ class PictureProcessor(PictureProcessorBase):
         return {
             "global_view": [_as_tensor(view.global_view) for view in views],
             "tiles": [_as_tensor(view.tiles) for view in views],
-            "grid": torch.tensor([view.grid for view in views]),
+            "grid": [torch.tensor(view.grid) for view in views],
         }
 
     def _get_mm_fields_config(
@@ -137,7 +142,7 @@ class PictureProcessor(PictureProcessorBase):
         hf_processor_mm_kwargs: Mapping[str, object],
         out_mm_kwargs: Mapping[str, Any],
     ) -> Sequence[PromptUpdate]:
-        image = image_token_id(self.info.get_tokenizer())
+        image = self.info.image_token
 
         def placeholders(index: int) -> list[int]:
             picture = out_mm_kwargs["image"][index].get_data()
