@@ -108,11 +108,18 @@ def build_documents(
     )
 
 
+def _decoders(engine: Engine) -> int:
+    """Return how many decoder processes suit an engine; one that reads a page at a time keeps the other cores busy itself."""
+    cores = os.cpu_count() or 1
+    # Where many upload at once a decoder waits for the event loop about as long as it decodes: more of them hide that.
+    return max(1, min(16, cores if engine.capabilities().concurrency > 1 else cores // 2))
+
+
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """Return the service; `engine` takes the place of the one the settings choose."""
     settings = settings or Settings()
     engine = engine or build_engine(settings)
-    workers = settings.decode_workers or max(1, min(8, (os.cpu_count() or 1) // 2))
+    workers = settings.decode_workers or _decoders(engine)
     limits = IngestLimits(settings.max_image_pixels, settings.max_image_frames, settings.decode_timeout_seconds)
     decoder = Decoder(limits, workers)
     supervisor = EngineSupervisor(engine)

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     """Longest time for decoding one picture or rendering one page; after it the decoder process is killed."""
 
     decode_workers: int = Field(0, ge=0)
-    """Decoder processes. 0: one per two CPU cores, at least one, at most eight."""
+    """Decoder processes. 0: one per CPU core for vllm_direct, one per two for rapidocr, which uses the cores itself; at most 16."""
 
     max_queue: int = Field(64, ge=1)
     """Most requests accepted at a time, those being read included; the next one is answered 429 with Retry-After."""
