@@ -111,7 +111,7 @@ def build_documents(
 def _decoders(engine: Engine) -> int:
     """Return how many decoder processes suit an engine; one that reads a page at a time keeps the other cores busy itself."""
     cores = os.cpu_count() or 1
-    # Where many upload at once a decoder waits for the event loop about as long as it decodes: more of them hide that.
+    # Where many upload at once a decoder waits for the event loop between two pages: more of them hide that.
     return max(1, min(16, cores if engine.capabilities().concurrency > 1 else cores // 2))
 
 
