@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import psutil
 
 BACKEND = Path(__file__).resolve().parent.parent / "backend"
 SERVE = (sys.executable, "-m", "app", "serve")
+_STOP_SECONDS = 30.0
 
 
 @dataclass
@@ -39,7 +41,7 @@ def served(
     """Start `command`, which serves, on a free port, wait until `ready` is answered with 200, and stop it with SIGTERM.
 
     The port is API_PORT, and stands where the command says "{port}". `settings` are environment variables, the service's settings first of all, by their names in any case. Raises
-    RuntimeError, with the log, when it does not become ready within `ready_timeout` seconds.
+    RuntimeError, with the log, when it does not become ready within `ready_timeout` seconds, or does not end.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -49,6 +51,7 @@ def served(
         "PYTHONPATH": str(BACKEND),
         "API_HOST": "127.0.0.1",
         "API_PORT": str(port),
+        "PYTHONFAULTHANDLER": "1",
         **{name.upper(): str(value) for name, value in settings.items()},
     }
     with log.open("wb") as sink:
@@ -62,13 +65,15 @@ def served(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
-                process.kill()
+                children = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(signal.SIGABRT)  # has it write down what each of its threads was doing
                 process.wait()
-                raise
+                for child in children:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
+                raise RuntimeError(f"the service did not end within {_STOP_SECONDS:g} s:\n{log.read_text()}") from None
 
 
 def _wait_ready(service: Served, path: str, timeout: float) -> None:

@@ -84,10 +84,7 @@ class PageReader:
 
         Raises RecognitionTimeout, and what decoding and the engine raise. Cancelling it aborts.
         """
-        try:
-            return await asyncio.wait_for(self._drain(load, choice, options, request_id, pictures), self._timeout)
-        except asyncio.TimeoutError:
-            raise RecognitionTimeout from None
+        return await _ended(self._drain(load, choice, options, request_id, pictures), self._timeout)
 
     async def read_in_background(
         self, file: Path, choice: PageChoice, options: RecogniseOptions, request_id: str

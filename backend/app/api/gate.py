@@ -9,6 +9,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterator
 
+from async_timeout import timeout
 from fastapi import Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import Headers
@@ -141,7 +142,8 @@ class Gate:
             late = started + self._upload_timeout + received / SLOWEST_UPLOAD
             left = late - asyncio.get_running_loop().time()
             try:
-                message = await asyncio.wait_for(receive(), min(self._upload_timeout, left))
+                async with timeout(min(self._upload_timeout, left)):
+                    message = await receive()
             except asyncio.TimeoutError:
                 raise UploadTimeout from None
             if message["type"] == "http.request":

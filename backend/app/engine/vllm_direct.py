@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from async_timeout import timeout
 
 from app.engine.base import (
     Capabilities,
@@ -168,8 +169,9 @@ class VllmDirectEngine:
         self._tokenizer = await get_tokenizer(self._engine)
         self._prompt_ids.clear()  # another start may find another tokenizer
         try:
-            await asyncio.wait_for(self._warm_up(self._engine), _WARM_UP_SECONDS)
-            await asyncio.wait_for(check_rule(self._engine), _WARM_UP_SECONDS)
+            async with timeout(_WARM_UP_SECONDS):
+                await self._warm_up(self._engine)
+                await check_rule(self._engine)
         except EngineStartError:
             raise
         except (ServiceError, asyncio.TimeoutError):
@@ -215,7 +217,8 @@ class VllmDirectEngine:
             self._waiting.pop(request_id, None)
             pump.cancel()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), _ABORT_SECONDS)
+                async with timeout(_ABORT_SECONDS):
+                    await asyncio.gather(pump, return_exceptions=True)
 
     async def _pump(
         self,

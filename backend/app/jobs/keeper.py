@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from async_timeout import timeout
 
 from app.errors import DatabaseUnavailable, ShuttingDown, TaskNotFound
 from app.jobs.database import Database, days_ago, moment
@@ -121,9 +122,8 @@ class Keeper:
         beats = 0
         while True:
             try:
-                if self._flow is None:
-                    await self._launch()
-                await self._beat(beats)
+                flow = self._flow or await self._launch()
+                await self._beat(flow, beats)
                 beats += 1
             except DatabaseUnavailable:
                 pass  # it was logged; the next beat tries again
@@ -131,7 +131,7 @@ class Keeper:
                 log.exception("documents_failed")
             await asyncio.sleep(_BEAT_SECONDS)
 
-    async def _launch(self) -> None:
+    async def _launch(self) -> Flow:
         flow = await asyncio.to_thread(_load_flow, self._database, self._replicas.id)
         launching = asyncio.ensure_future(asyncio.to_thread(flow.launch, self._steps, asyncio.get_running_loop()))
         try:
@@ -146,18 +146,19 @@ class Keeper:
             raise
         self._flow = flow
         self._launched.set()
+        return flow
 
     async def _launched_flow(self) -> Flow:
         try:
-            await asyncio.wait_for(self._launched.wait(), _LAUNCH_SECONDS)
+            async with timeout(_LAUNCH_SECONDS):
+                await self._launched.wait()
         except asyncio.TimeoutError:
             raise DatabaseUnavailable from None
         if self._flow is None:
             raise ShuttingDown
         return self._flow
 
-    async def _beat(self, beats: int) -> None:
-        flow = await self._launched_flow()
+    async def _beat(self, flow: Flow, beats: int) -> None:
         living = await self._run(self._replicas.living)
         for run in await self._run(self._stopped_elsewhere):
             self._reading.stop(run)
