@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from app.api.context import LastResort, RequestContext
 from app.api.gate import KEY_SCHEMES, MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
 from app.api.problems import install_handlers
+from app.cores import usable_cores
 from app.engine.base import Engine
 from app.engine.fake import FakeEngine
 from app.engine.hardware import cuda_device_present
@@ -108,9 +108,9 @@ def build_documents(
     )
 
 
-def _decoders(engine: Engine) -> int:
+def default_decoders(engine: Engine) -> int:
     """Return how many decoder processes suit an engine; one that reads a page at a time keeps the other cores busy itself."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     # Where many upload at once a decoder waits for the event loop between two pages: more of them hide that.
     return max(1, min(16, cores if engine.capabilities().concurrency > 1 else cores // 2))
 
@@ -119,7 +119,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """Return the service; `engine` takes the place of the one the settings choose."""
     settings = settings or Settings()
     engine = engine or build_engine(settings)
-    workers = settings.decode_workers or _decoders(engine)
+    workers = settings.decode_workers or default_decoders(engine)
     limits = IngestLimits(settings.max_image_pixels, settings.max_image_frames, settings.decode_timeout_seconds)
     decoder = Decoder(limits, workers)
     supervisor = EngineSupervisor(engine)

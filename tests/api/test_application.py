@@ -11,8 +11,8 @@ import pytest
 
 from app.api.gate import hash_api_key
 from app.cli import main
-from app.main import create_app
-from tests.engines import BuggyEngine
+from app.main import create_app, default_decoders
+from tests.engines import BuggyEngine, ScriptedEngine
 from tests.serving import make_settings, serving, upload
 
 ROOT = Path(__file__).parents[2]
@@ -160,3 +160,14 @@ def _serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedPro
         text=True,
         timeout=30,
     )
+
+
+@pytest.mark.parametrize(
+    ("cores", "concurrency", "decoders"),
+    [(1, 384, 1), (2, 384, 2), (16, 384, 16), (64, 384, 16), (1, 1, 1), (2, 1, 1), (16, 1, 8), (64, 1, 16)],
+)
+def test_decoders_leave_an_engine_that_reads_a_page_at_a_time_half_the_cores(
+    cores: int, concurrency: int, decoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.main.usable_cores", lambda: cores)
+    assert default_decoders(ScriptedEngine(concurrency)) == decoders

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -34,10 +33,10 @@ from app.engine.model_folder import read_notice
 from app.engine.vllm_loading import LOADED, Loading
 from app.engine.vllm_options import VllmOptions, sampling
 from app.engine.vllm_processes import end_processes, engine_processes
+from app.engine.vllm_prompts import Prompts
 from app.engine.vllm_rule import check_rule
 from app.errors import ContextTooLong, EngineFailed, EngineNotReady, EngineStartError, InvalidParameter, ServiceError
 from app.page import Page
-from app.vllm_models import IMAGE_TOKEN, encode_prompt
 from app.vllm_models.views import ViewError, ViewOptions, Views, prepare_views
 
 if TYPE_CHECKING:
@@ -57,8 +56,6 @@ _SHUTDOWN_SECONDS = 10.0
 _ORPHAN_SECONDS = 1.0
 _ABORT_SECONDS = 5.0
 _WARM_UP_SECONDS = 600.0
-# Of at most 20,000 characters each.
-_KEPT_PROMPTS = 64
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,7 @@ class VllmDirectEngine:
         )
         self._health = Health(EngineState.STARTING, _LOADING)
         self._engine: AsyncLLMEngine | None = None
-        self._tokenizer: Any = None
-        self._tokenizer_lock = threading.Lock()
-        self._prompt_ids: dict[str, list[int]] = {}
+        self._prompts: Prompts | None = None
         self._loading: Loading | None = None
         self._processes: list[psutil.Process] = []
         self._waiting: dict[str, asyncio.Queue[Any]] = {}
@@ -134,7 +129,7 @@ class VllmDirectEngine:
         # A failed engine core has nothing to end in order.
         patience = 0.0 if self.health().state is EngineState.FAILED else _SHUTDOWN_SECONDS
         self._fail("The OCR engine is stopped.", EngineState.STOPPED)
-        engine, self._engine, self._tokenizer = self._engine, None, None
+        engine, self._engine, self._prompts = self._engine, None, None
         loading, self._loading = self._loading, None
         processes, self._processes = self._processes, []
         if loading is not None:
@@ -166,8 +161,7 @@ class VllmDirectEngine:
         self._processes = await asyncio.to_thread(engine_processes)
         from app.vllm_compat import get_tokenizer
 
-        self._tokenizer = await get_tokenizer(self._engine)
-        self._prompt_ids.clear()  # another start may find another tokenizer
+        self._prompts = Prompts(await get_tokenizer(self._engine))
         try:
             async with timeout(_WARM_UP_SECONDS):
                 await self._warm_up(self._engine)
@@ -252,30 +246,18 @@ class VllmDirectEngine:
                 await abort(engine, request_id)
 
     async def _prepare(self, request: GenerationRequest) -> Prepared:
-        """Tokenize the prompt, and cut a whole page into views. Raises InvalidParameter."""
-        page = request.page
+        """Tokenize the prompt, and cut a whole page into views. Raises InvalidParameter, and EngineFailed after a stop."""
+        page, prompts = request.page, self._prompts
+        if prompts is None:
+            raise EngineFailed
         if isinstance(page, CutPage):
             views = page.views
         else:
             views = await asyncio.to_thread(prepare_views, page.pixels, self.view_options(request.resolution))
-        ids = self._prompt_ids.get(request.prompt)
+        ids = prompts.kept(request.prompt)
         if ids is None:
-            ids = await asyncio.to_thread(self._tokenize, request.prompt)
+            ids = await asyncio.to_thread(prompts.encode, request.prompt)
         return Prepared(list(ids), views)
-
-    def _tokenize(self, prompt: str) -> list[int]:
-        """Return a prompt's token ids, and keep them: most pages have one of few prompts. Raises InvalidParameter."""
-        with self._tokenizer_lock:
-            try:
-                ids = encode_prompt(self._tokenizer, f"{IMAGE_TOKEN}\n{prompt}")
-            except ValueError:
-                raise InvalidParameter(
-                    f"The prompt must not contain '{IMAGE_TOKEN}', which marks the picture's place."
-                ) from None
-            if len(self._prompt_ids) >= _KEPT_PROMPTS:
-                self._prompt_ids.clear()
-            self._prompt_ids[prompt] = ids
-        return ids
 
     def _sampling_params(
         self, engine: AsyncLLMEngine, request: GenerationRequest, prepared: Prepared

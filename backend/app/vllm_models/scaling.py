@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from app.cores import usable_cores
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -117,8 +119,7 @@ def _strips(target: Pixels, columns: int) -> list[tuple[int, int, Pixels]]:
 @lru_cache(maxsize=1)
 def thread_count() -> int:
     """Return how many threads share a picture: one for each core this process may use, up to MOST_THREADS."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_THREADS, cores)
+    return min(MOST_THREADS, usable_cores())
 
 
 @lru_cache(maxsize=1)
