@@ -18,7 +18,7 @@ from app.api.context import LastResort, RequestContext
 from app.api.gate import KEY_SCHEMES, MEGABYTE, Admission, Gate
 from app.api.metrics import Metrics
 from app.api.problems import install_handlers
-from app.cores import usable_cores
+from app.cores import core_limit, usable_cores
 from app.engine.base import Engine
 from app.engine.fake import FakeEngine
 from app.engine.hardware import cuda_device_present
@@ -49,7 +49,8 @@ def build_engine(settings: Settings) -> Engine:
         return FakeEngine(frozenset(MODES))
     if chosen == "vllm_direct":
         return VllmDirectEngine(vllm_options(settings), frozenset(MODES))
-    return RapidOcrEngine(threads=settings.rapidocr_threads)
+    # 0 leaves it to OpenVINO, which knows where a process is bound and not how it is limited.
+    return RapidOcrEngine(threads=settings.rapidocr_threads or core_limit() or 0)
 
 
 def choose_engine(settings: Settings) -> str:

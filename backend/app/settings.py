@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     """Whether webhooks may go to private, loopback and link-local addresses."""
 
     rapidocr_threads: int = Field(0, ge=0)
-    """CPU threads of the rapidocr engine. 0: all cores this process may use."""
+    """CPU threads of the rapidocr engine. 0: one for each core this process may use; a container's CPU limit counts."""
 
     model_path: str = "deepseek-ai/DeepSeek-OCR"
     """vllm_direct: the DeepSeek-OCR model, as a folder or as a name on the Hugging Face hub. A name that is not in the hub's cache is downloaded at the first start."""
