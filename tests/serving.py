@@ -15,7 +15,7 @@ from asgi_lifespan import LifespanManager
 from PIL import Image
 
 from app.engine.base import Engine
-from app.main import create_app
+from app.main import KEEP_ALIVE_SECONDS, create_app
 from app.settings import Settings
 
 
@@ -61,6 +61,7 @@ async def serving_on_port(engine: Engine | None = None, **settings: Any) -> Asyn
         create_app(made, engine),
         log_config=None,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=made.shutdown_timeout_seconds,
     )
     server = uvicorn.Server(config)

@@ -21,10 +21,6 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.jobs.documents import Documents
 
-# Longer than proxies and clients keep a connection that rests (nginx and most load balancers 60 s, Traefik and Go 90 s): of two
-# that let go at the same moment, the client's next request is lost.
-KEEP_ALIVE_SECONDS = 120
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; exits with 2 and a sentence when the settings are wrong."""
@@ -60,7 +56,7 @@ def serve() -> None:
     import uvicorn
 
     from app.logs import configure_logs
-    from app.main import create_app
+    from app.main import KEEP_ALIVE_SECONDS, create_app
 
     configure_logs(settings.log_level, settings.log_format)
     app = create_app(settings)

@@ -41,6 +41,10 @@ from app.web.page import STATIC, OwnFiles
 
 log = structlog.get_logger()
 
+# Longer than proxies and clients keep a connection that rests (nginx and most load balancers 60 s, Traefik and Go 90 s): of two
+# that let go at the same moment, the client's next request is lost.
+KEEP_ALIVE_SECONDS = 120
+
 
 def build_engine(settings: Settings) -> Engine:
     """Return the engine the settings choose; nothing of it is loaded yet."""

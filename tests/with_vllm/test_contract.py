@@ -29,7 +29,7 @@ import pytest_asyncio
 import uvicorn
 
 from app.engine.vllm_direct import VllmDirectEngine
-from app.main import create_app, vllm_options
+from app.main import KEEP_ALIVE_SECONDS, create_app, vllm_options
 from app.ocr.modes import MODES
 from app.ocr.resolution import RESOLUTIONS
 from app.settings import Settings
@@ -141,7 +141,9 @@ class Running:
 async def running(vllm_environment: dict[str, str]) -> AsyncIterator[Running]:
     settings = Settings(_env_file=None, **SETTINGS)
     engine = VllmDirectEngine(vllm_options(settings), frozenset(MODES))
-    config = uvicorn.Config(create_app(settings, engine), log_config=None, access_log=False)
+    # As `serve` has it: a connection that rests while a test computes is not to be lost under the next request.
+    app = create_app(settings, engine)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

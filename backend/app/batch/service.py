@@ -14,7 +14,7 @@ import uvicorn
 
 from app.api.gate import hash_api_key
 from app.errors import EngineStartError
-from app.main import create_app
+from app.main import KEEP_ALIVE_SECONDS, create_app
 from app.settings import Settings
 from deepseek_ocr import AsyncClient
 
@@ -37,7 +37,13 @@ async def own_service(settings: Settings) -> AsyncIterator[AsyncClient]:
     key = secrets.token_urlsafe(32)
     chosen = settings.model_copy(update={"api_key_hashes": (hash_api_key(key),)})
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        config = uvicorn.Config(create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            create_app(chosen),
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=5,
+        )
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
