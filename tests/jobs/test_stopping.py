@@ -32,10 +32,10 @@ def test_threads_that_are_being_started_are_waited_for(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("passes", range(5))
 async def test_a_stop_is_heard_wherever_a_beat_is(passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancellation that came as the beat began was lost once: the service beat on, and never ended."""
+    (tmp_path / "tasks.sqlite").write_bytes(await database_of_a_first_start())
     beaten = asyncio.Event()
     monkeypatch.setattr(Metrics, "observe_tasks", lambda self, count: beaten.set())
     monkeypatch.setattr(keeper, "_BEAT_SECONDS", 1e-9)
-    (tmp_path / "tasks.sqlite").write_bytes(await database_of_a_first_start())
     app = create_app(make_settings(jobs_enabled=True, data_dir=str(tmp_path)))
     async with LifespanManager(app, startup_timeout=60, shutdown_timeout=15):
         await beaten.wait()
