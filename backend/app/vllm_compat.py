@@ -6,10 +6,8 @@ and when it can go. Importing this module imports vLLM.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 from abc import ABC, abstractmethod
@@ -160,7 +158,6 @@ __all__ = [
     "choices",
     "choose_runner",
     "current_platform",
-    "get_tokenizer",
     "language_model",
     "language_part",
     "make_engine_args",
@@ -201,6 +198,10 @@ if (0, 11, 1) <= VLLM_VERSION < (0, 25):
 
 # The engine
 
+# Whether an engine can be had that reads no tokenizer: up to 0.30 vLLM needs one for a prompt of its own, with which it measures
+# memory. Goes when the oldest supported release is 0.31.
+NEEDS_NO_TOKENIZER = VLLM_VERSION >= (0, 31)
+
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
 # event loop 60 us on its way to the client: one for each of 18,000 tokens/s, and nothing else would get done.
 STREAM_INTERVAL = 16
@@ -239,9 +240,10 @@ def prepare_core(arguments: Mapping[str, Any]) -> None:
 
     Only for the time it saves: raises whatever vLLM raises, also where a release has other names.
     """
-    from vllm.tokenizers import cached_tokenizer_from_config
+    if not NEEDS_NO_TOKENIZER:
+        from vllm.tokenizers import cached_tokenizer_from_config
 
-    cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
+        cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
     # Else the model runs in processes of its own, and the core uses no GPU.
     alone = "distributed_executor_backend" not in arguments and all(arguments.get(name, 1) == 1 for name in _PARALLEL)
     if alone and current_platform.is_cuda():
@@ -263,16 +265,6 @@ def processes_from(wrap: Callable[[Any], Any]) -> Iterator[None]:
         yield
     finally:
         utils.get_mp_context = stated
-
-
-async def get_tokenizer(engine: AsyncLLMEngine) -> Any:
-    """Return a tokenizer for one thread beside vLLM's own."""
-    tokenizer = engine.get_tokenizer()
-    if inspect.isawaitable(tokenizer):  # up to 0.14
-        tokenizer = await tokenizer
-    # From 0.21 on vLLM itself makes it safe for threads; a copy takes 2 s of a start. Goes when that is the oldest
-    # supported release.
-    return tokenizer if VLLM_VERSION >= (0, 21) else copy.deepcopy(tokenizer)
 
 
 async def abort(engine: AsyncLLMEngine, request_id: str) -> None:
@@ -486,6 +478,18 @@ class _PicturesOnly(_PictureHook, BaseMultiModalProcessor):
         return BatchFeature(self.process_pictures(pictures, options) if pictures else {})
 
 
+class _PicturesAlone(_PicturesOnly):
+    """From 0.31: there need not be a tokenizer, without which vLLM's own prompt has no place for its picture."""
+
+    requires_tokenizer = False
+
+    def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], *args: Any, **kwargs: Any) -> Any:
+        inputs = super().get_dummy_inputs(seq_len, mm_counts, *args, **kwargs)
+        if self.info.ctx.tokenizer is None:
+            inputs.prompt = [self.info.image_token] * mm_counts.get("image", 0)
+        return inputs
+
+
 class _PicturesAndPrompt(_PictureHook, BaseMultiModalProcessor):
     """Up to 0.28: this hook also tokenizes the prompt. Goes when the oldest supported release is 0.29."""
 
@@ -516,6 +520,8 @@ class _PicturesPromptAndParser(_PicturesAndPrompt):
 
 
 def _processor_base() -> type[_PictureHook]:
+    if VLLM_VERSION >= (0, 31):
+        return _PicturesAlone
     if VLLM_VERSION >= (0, 29):
         return _PicturesOnly
     return _PicturesAndPrompt if VLLM_VERSION >= (0, 16) else _PicturesPromptAndParser

@@ -29,6 +29,7 @@ import pytest_asyncio
 import uvicorn
 
 from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_text import ModelTokenizer
 from app.main import KEEP_ALIVE_SECONDS, create_app, vllm_options
 from app.ocr.modes import MODES
 from app.ocr.resolution import RESOLUTIONS
@@ -102,11 +103,8 @@ class Running:
 
     async def ask_about(self, picture: Any, options: dict[str, Any] | None = None, **sampling: Any) -> Any:
         """Ask for the text of `picture`."""
-        from app import vllm_compat
-
-        tokenizer = await vllm_compat.get_tokenizer(self.vllm)
         prompt = {
-            "prompt_token_ids": encode_prompt(tokenizer, f"<image>\n{FREE_OCR}"),
+            "prompt_token_ids": encode_prompt(ModelTokenizer(FOLDER), f"<image>\n{FREE_OCR}"),
             "multi_modal_data": {"image": picture},
             **({"mm_processor_kwargs": options} if options else {}),
         }

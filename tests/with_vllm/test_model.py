@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from app.engine.vllm_text import ModelTokenizer
 from app.ocr.resolution import RESOLUTIONS
 from app.vllm_models import ENGINE_ARGUMENTS, encode_prompt
 from app.vllm_models.views import ViewOptions, placeholder_count, prepare_views
@@ -62,7 +63,7 @@ async def ask(engine: Any, picture: Any, options: dict[str, Any] | None = None, 
 
     ask.count += 1
     pictures = len(picture) if isinstance(picture, list) else 1
-    tokenizer = await vllm_compat.get_tokenizer(engine)
+    tokenizer = ModelTokenizer(Path(engine.model_config.model))
     prompt = {
         "prompt_token_ids": encode_prompt(tokenizer, "<image>" * pictures + "\nFree OCR.", pictures),
         "multi_modal_data": {"image": picture},

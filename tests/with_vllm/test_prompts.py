@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from app.engine.vllm_prompts import MOST_KEPT, Prompts
+from app.engine.vllm_text import ModelTokenizer
 from app.errors import InvalidParameter
 
 
 @pytest.fixture
 def prompts(small_checkpoint: Path) -> Prompts:
-    from transformers import AutoTokenizer
 
-    return Prompts(AutoTokenizer.from_pretrained(small_checkpoint))
+    return Prompts(ModelTokenizer(small_checkpoint))
 
 
 def test_a_prompt_is_kept_with_the_place_of_a_picture_before_it(prompts: Prompts) -> None:

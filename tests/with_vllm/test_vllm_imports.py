@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -40,18 +39,3 @@ def test_the_garbage_collector_does_not_walk_the_heap_while_vllm_is_imported_nor
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["collections 0", "left alone True"]
-
-
-def test_a_core_started_ahead_has_read_the_tokenizer(small_checkpoint: Path, vllm_environment: dict[str, str]) -> None:
-    registry = pytest.importorskip("vllm.tokenizers.registry", reason="this vLLM has no such cache")
-    from app import vllm_compat
-    from app.engine.vllm_ahead import _prepare
-    from app.engine.vllm_options import VllmOptions, engine_arguments
-
-    arguments = engine_arguments(VllmOptions(max_model_len=160, max_num_seqs=6), small_checkpoint)
-    _prepare(arguments)
-    read = registry.cached_get_tokenizer.cache_info().misses
-    config = vllm_compat.make_engine_args(**arguments).create_engine_config()
-    registry.cached_tokenizer_from_config(config.model_config)
-    assert registry.cached_get_tokenizer.cache_info().misses == read
-    _prepare({"model": str(small_checkpoint.parent)})  # what goes wrong here goes wrong again, and is said then

@@ -35,6 +35,7 @@ from app.engine.vllm_options import VllmOptions, sampling
 from app.engine.vllm_processes import end_processes, engine_processes
 from app.engine.vllm_prompts import Prompts
 from app.engine.vllm_rule import check_rule
+from app.engine.vllm_text import TextStream
 from app.errors import ContextTooLong, EngineFailed, EngineNotReady, EngineStartError, InvalidParameter, ServiceError
 from app.page import Page
 from app.vllm_models.views import ViewError, ViewOptions, Views, prepare_views
@@ -156,12 +157,10 @@ class VllmDirectEngine:
 
     async def _load(self) -> None:
         self._loading = Loading(self._options)
-        self._engine = await self._loading.run()
+        self._engine, tokenizer = await self._loading.run()
         self._loading = None
+        self._prompts = Prompts(tokenizer)
         self._processes = await asyncio.to_thread(engine_processes)
-        from app.vllm_compat import get_tokenizer
-
-        self._prompts = Prompts(await get_tokenizer(self._engine))
         try:
             async with timeout(_WARM_UP_SECONDS):
                 await self._warm_up(self._engine)
@@ -183,8 +182,12 @@ class VllmDirectEngine:
                 pass
 
     async def _read(self, engine: AsyncLLMEngine, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        prepared = await self._prepare(request)
-        params = self._sampling_params(engine, request, prepared)
+        prompts = self._prompts
+        if prompts is None:  # stopped meanwhile
+            raise EngineFailed
+        prepared = await self._prepare(request, prompts)
+        params = self._sampling_params(engine, request, prepared, prompts.tokenizer.eos_token_id)
+        text = TextStream(prompts.tokenizer)
         # Clients choose request ids, and may choose the same for two requests.
         request_id = f"{request.request_id}-{request.attempt}-{uuid.uuid4().hex[:12]}"
         if not self._waiting:
@@ -204,7 +207,7 @@ class VllmDirectEngine:
                 finish = None
                 if output.finished:
                     finish = _finish(piece.finish_reason, request, prepared, tokens, {"first_token": first_ms})
-                yield Chunk(piece.text, finish)
+                yield Chunk(text.take(piece.token_ids, output.finished), finish)
                 if finish is not None:
                     return
         finally:
@@ -245,11 +248,9 @@ class VllmDirectEngine:
                 # vLLM aborts by itself, unless it was cancelled while the request was on its way to the core.
                 await abort(engine, request_id)
 
-    async def _prepare(self, request: GenerationRequest) -> Prepared:
-        """Tokenize the prompt, and cut a whole page into views. Raises InvalidParameter, and EngineFailed after a stop."""
-        page, prompts = request.page, self._prompts
-        if prompts is None:
-            raise EngineFailed
+    async def _prepare(self, request: GenerationRequest, prompts: Prompts) -> Prepared:
+        """Tokenize the prompt, and cut a whole page into views. Raises InvalidParameter."""
+        page = request.page
         if isinstance(page, CutPage):
             views = page.views
         else:
@@ -260,7 +261,7 @@ class VllmDirectEngine:
         return Prepared(list(ids), views)
 
     def _sampling_params(
-        self, engine: AsyncLLMEngine, request: GenerationRequest, prepared: Prepared
+        self, engine: AsyncLLMEngine, request: GenerationRequest, prepared: Prepared, end: int
     ) -> SamplingParams:
         """Return vLLM's parameters; raises ContextTooLong where prompt and picture leave no room for a word."""
         from app.vllm_compat import RequestOutputKind, SamplingParams
@@ -278,7 +279,9 @@ class VllmDirectEngine:
             temperature=settings.temperature,
             seed=settings.seed,
             max_tokens=min(request.max_tokens or room, room),
-            skip_special_tokens=False,
+            # Its text is made here, and vLLM need not know the token that ends it.
+            detokenize=False,
+            stop_token_ids=[end],
             extra_args=settings.ngram.extra_args(),
             output_kind=RequestOutputKind.DELTA,
         )

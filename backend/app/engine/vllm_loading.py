@@ -29,8 +29,10 @@ from app.engine.vllm_options import (
     logging_config,
     runner_arguments,
     several_steps,
+    token_arguments,
 )
 from app.engine.vllm_processes import end_processes, engine_processes
+from app.engine.vllm_text import ModelTokenizer
 from app.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -64,17 +66,17 @@ class Loading:
         self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
         # Taken out by `run`: vLLM keeps frames of this thread, and an engine they held could not be freed.
-        self._engine: AsyncLLMEngine | None = None
+        self._loaded: tuple[AsyncLLMEngine, ModelTokenizer] | None = None
         self._failure: Exception | None = None
 
-    async def run(self) -> AsyncLLMEngine:
-        """Return the running engine; raises EngineStartError. Cancelling it leaves the thread to `give_up`."""
+    async def run(self) -> tuple[AsyncLLMEngine, ModelTokenizer]:
+        """Return the running engine, and the model's tokenizer; raises EngineStartError. Cancelling it leaves the thread to `give_up`."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def work() -> None:
             _block_interrupts()
             try:
-                self._engine = load_engine(self._options, self._given_up)
+                self._loaded = load_engine(self._options, self._given_up)
             except Exception as error:  # noqa: BLE001 - process boundary: it goes on to the task that awaits it
                 self._failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -84,11 +86,11 @@ class Loading:
         self._thread = threading.Thread(target=work, name="vllm loading", daemon=True)
         self._thread.start()
         await done.wait()
-        engine, self._engine = self._engine, None
+        loaded, self._loaded = self._loaded, None
         failure, self._failure = self._failure, None
-        if engine is None:
+        if loaded is None:
             raise failure or EngineStartError()
-        return engine
+        return loaded
 
     def give_up(self) -> None:
         """End the loading: kill what it has started, and wait a little for the thread; blocks."""
@@ -118,8 +120,8 @@ def check_plugin() -> None:
         )
 
 
-def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngine:
-    """Return a running engine; raises EngineStartError with a sentence for the operator.
+def load_engine(options: VllmOptions, given_up: threading.Event) -> tuple[AsyncLLMEngine, ModelTokenizer]:
+    """Return a running engine, and the model's tokenizer; raises EngineStartError with a sentence for the operator.
 
     When `given_up` is set meanwhile, raises EngineStartError at the next step.
     """
@@ -131,8 +133,11 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
     arguments = engine_arguments(options, folder)
     gpus = list_gpus(options.visible_gpus)  # before a process of ours takes memory of one
     with _vllm_environment(options), started_ahead(arguments) as core:
+        tokenizer = ModelTokenizer(folder)
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
+        if compat.NEEDS_NO_TOKENIZER:
+            arguments |= token_arguments(tokenizer.image_token_id)
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
@@ -146,7 +151,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> AsyncLLMEngi
             log.error("engine_arguments_refused reason=%s", error)
             raise EngineStartError(f"{_unknown_arguments(compat, arguments)} Correct ENGINE_ARGS.") from None
         _go_on(given_up)
-        return _create(compat, engine_args, core, given_up)
+        return _create(compat, engine_args, core, given_up), tokenizer
 
 
 def _create(compat: Any, engine_args: Any, core: ProcessAhead, given_up: threading.Event) -> AsyncLLMEngine:

@@ -33,7 +33,7 @@ _OWN_SETTINGS = {
     "max_num_seqs": "MAX_NUM_SEQS",
     "enforce_eager": "ENFORCE_EAGER",
 }
-_FIXED = frozenset({"hf_overrides", "logits_processors", "limit_mm_per_prompt"})
+_FIXED = frozenset({"hf_overrides", "limit_mm_per_prompt", "logits_processors", "skip_tokenizer_init", "tokenizer"})
 # vLLM takes its model runner V2 for it, whatever VLLM_USE_V2_MODEL_RUNNER says (0.31 to 0.33).
 _RUNNER_V2 = frozenset({"watermark_config"})
 
@@ -162,6 +162,12 @@ def runner_arguments(options: VllmOptions, runner_v2: bool) -> dict[str, Any]:
     most = min(2 * options.max_num_seqs, _GRAPH_SIZES[-1])
     sizes = {size for size in (*_GRAPH_SIZES, options.max_num_seqs) if size <= most}
     return {"cudagraph_capture_sizes": sorted(sizes), **MULTI_STEP}
+
+
+def token_arguments(image_token: int) -> dict[str, Any]:
+    """Return the engine arguments with which vLLM reads no tokenizer; the model is told what it would look up there."""
+    overrides = ENGINE_ARGUMENTS["hf_overrides"] | {"image_token_id": image_token}
+    return {"skip_tokenizer_init": True, "hf_overrides": overrides}
 
 
 def logging_config(options: VllmOptions) -> dict[str, Any]:

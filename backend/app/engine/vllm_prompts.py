@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from app.engine.vllm_text import ModelTokenizer
 from app.errors import InvalidParameter
-from app.vllm_models import IMAGE_TOKEN, PromptTokenizer, encode_prompt
+from app.vllm_models import IMAGE_TOKEN, encode_prompt
 
 # Of at most 20,000 characters each.
 MOST_KEPT = 64
@@ -14,9 +15,8 @@ MOST_KEPT = 64
 class Prompts:
     """Token ids of prompts, with a picture's place before each. The last MOST_KEPT are kept: most pages have one of few."""
 
-    def __init__(self, tokenizer: PromptTokenizer) -> None:
-        self._tokenizer = tokenizer
-        # Up to vLLM 0.20 a tokenizer is for one thread.
+    def __init__(self, tokenizer: ModelTokenizer) -> None:
+        self.tokenizer = tokenizer
         self._lock = threading.Lock()
         self._kept: dict[str, list[int]] = {}
 
@@ -26,14 +26,14 @@ class Prompts:
 
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt, and keep them. Blocks. Raises InvalidParameter."""
+        try:
+            ids = encode_prompt(self.tokenizer, f"{IMAGE_TOKEN}\n{prompt}")
+        except ValueError:
+            raise InvalidParameter(
+                f"The prompt must not contain '{IMAGE_TOKEN}', which marks the picture's place."
+            ) from None
         with self._lock:
-            try:
-                ids = encode_prompt(self._tokenizer, f"{IMAGE_TOKEN}\n{prompt}")
-            except ValueError:
-                raise InvalidParameter(
-                    f"The prompt must not contain '{IMAGE_TOKEN}', which marks the picture's place."
-                ) from None
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.pop(next(iter(self._kept)))
             self._kept[prompt] = ids
+            if len(self._kept) > MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
         return ids

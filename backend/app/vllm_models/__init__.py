@@ -49,7 +49,8 @@ ENGINE_ARGUMENTS: dict[str, Any] = {
 class PromptTokenizer(Protocol):
     """The part of a Hugging Face tokenizer that `encode_prompt` uses."""
 
-    bos_token_id: int | None
+    @property
+    def bos_token_id(self) -> int | None: ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 

@@ -77,6 +77,8 @@ class PictureInfo(BaseProcessingInfo):
     @cached_property
     def image_token(self) -> int:
         """The id of the image token, which to look up takes longer than the rest of a page that is views already."""
+        if self.ctx.tokenizer is None:  # the engine was told to read none
+            return int(self.ctx.get_hf_config().image_token_id)
         return image_token_id(self.get_tokenizer())
 
     def view_options(self, request: Mapping[str, object]) -> ViewOptions:
