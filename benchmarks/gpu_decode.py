@@ -92,7 +92,7 @@ def step_seconds(runs: Sequence[Sequence[Piece]]) -> float | None:
 async def run_variant(options: argparse.Namespace, variant: dict[str, Any], report: Report) -> None:
     """Start the engine as the service does, and measure every number of sequences."""
     from app.engine.vllm_loading import Loading
-    from app.main import vllm_options
+    from app.engines import vllm_options
     from app.settings import Settings
     from app.vllm_compat import shutdown
     from app.vllm_models.ngram_state import PUBLISHED, NgramRule
@@ -100,7 +100,7 @@ async def run_variant(options: argparse.Namespace, variant: dict[str, Any], repo
     asked = {"dtype": options.dtype} | variant.pop("engine_args", {})
     base = {"model_path": str(options.model), "max_num_seqs": max(options.sequences), "enforce_eager": options.eager}
     settings = base | {"max_model_len": options.max_model_len, "engine_args": json.dumps(asked)} | variant
-    engine = await Loading(vllm_options(Settings(_env_file=None, **settings))).run()
+    engine, _ = await Loading(vllm_options(Settings(_env_file=None, **settings))).run()
     try:
         report.add("start", {"ready_s": round(time.time() - psutil.Process().create_time(), 1)})
         await measure(engine, min(options.sequences), options, PUBLISHED)  # whatever the first steps compile

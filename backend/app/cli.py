@@ -51,7 +51,13 @@ def serve() -> None:
     signal.signal(signal.SIGINT, _exit)
     settings = _settings()
     listener = _listen(settings.api_host, settings.api_port)
-    # From here on connections queue in the kernel; the imports below take most of the start.
+    # From here on connections queue in the kernel. The imports below take a second, which need not be lost to the engine.
+    from app.engine.base import EarlyEngine
+    from app.engines import build_engine
+
+    engine = build_engine(settings)
+    if isinstance(engine, EarlyEngine):
+        engine.begin()
     import structlog
     import uvicorn
 
@@ -59,7 +65,7 @@ def serve() -> None:
     from app.main import KEEP_ALIVE_SECONDS, create_app
 
     configure_logs(settings.log_level, settings.log_format)
-    app = create_app(settings)
+    app = create_app(settings, engine)
     _prepare_documents(app.state.documents)
     host = "localhost" if settings.api_host in ("0.0.0.0", "::") else settings.api_host
     structlog.get_logger().info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
@@ -80,7 +86,7 @@ def diagnose(as_json: bool) -> int:
     """Print what was found, and return the exit code: 0 where the engine would run, else 1."""
     settings = _settings()
     from app.doctor import examine, render
-    from app.main import choose_engine, vllm_options
+    from app.engines import choose_engine, vllm_options
 
     report = examine(settings.inference_engine, choose_engine(settings), vllm_options(settings))
     text = json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n" if as_json else render(report)

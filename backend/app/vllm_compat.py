@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -240,7 +241,7 @@ def prepare_core(arguments: Mapping[str, Any]) -> None:
 
     Only for the time it saves: raises whatever vLLM raises, also where a release has other names.
     """
-    if not NEEDS_NO_TOKENIZER:
+    if not NEEDS_NO_TOKENIZER and Path(arguments["model"]).is_dir():  # else it may not be on this machine yet
         from vllm.tokenizers import cached_tokenizer_from_config
 
         cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())

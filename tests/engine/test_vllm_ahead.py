@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
+from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_options import VllmOptions
 
 SPAWN = multiprocessing.get_context("spawn")
 MODULE = "xml.dom.minidom"  # which nothing else here imports
@@ -95,3 +100,42 @@ def test_it_ends_when_nobody_can_ask_any_more() -> None:
     ahead._sender.close()
     early.join(PATIENCE)
     assert early.exitcode == 0
+
+
+async def test_an_engine_that_began_and_never_started_leaves_nothing(tmp_path: Path) -> None:
+    before, variables = set(multiprocessing.active_children()), dict(os.environ)
+    engine = VllmDirectEngine(VllmOptions(str(tmp_path)), frozenset())
+    engine.begin()
+    (early,) = set(multiprocessing.active_children()) - before
+    assert early.is_alive()
+    assert os.environ["VLLM_LOGGING_CONFIG_PATH"]
+    await engine.stop()
+    assert not early.is_alive()
+    assert os.environ.get("VLLM_LOGGING_CONFIG_PATH") == variables.get("VLLM_LOGGING_CONFIG_PATH")
+
+
+ENDS_EARLY = """
+from app.engine.vllm_direct import VllmDirectEngine
+from app.engine.vllm_options import VllmOptions
+
+if __name__ == "__main__":
+    engine = VllmDirectEngine(VllmOptions(), frozenset())
+    engine.begin()
+    print(engine._beginning.core._process.pid, flush=True)
+    raise SystemExit(3)
+"""
+
+
+def test_a_program_that_ends_after_it_began_ends_the_process(tmp_path: Path) -> None:
+    """Multiprocessing would wait for it, and it for the program."""
+    script = tmp_path / "ends_early.py"
+    script.write_text(ENDS_EARLY)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 3, ended.stderr
+    assert not psutil.pid_exists(int(ended.stdout))
+
+
+def test_engine_arguments_that_nothing_can_begin_with_are_left_to_the_start() -> None:
+    engine = VllmDirectEngine(VllmOptions(engine_args={"model": "other"}), frozenset())
+    engine.begin()
+    assert engine._beginning is None

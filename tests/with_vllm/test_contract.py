@@ -30,7 +30,8 @@ import uvicorn
 
 from app.engine.vllm_direct import VllmDirectEngine
 from app.engine.vllm_text import ModelTokenizer
-from app.main import KEEP_ALIVE_SECONDS, create_app, vllm_options
+from app.engines import vllm_options
+from app.main import KEEP_ALIVE_SECONDS, create_app
 from app.ocr.modes import MODES
 from app.ocr.resolution import RESOLUTIONS
 from app.settings import Settings

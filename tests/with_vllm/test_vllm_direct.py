@@ -19,8 +19,8 @@ from app.engine.vllm_direct import VllmDirectEngine
 from app.engine.vllm_loading import vllm_version
 from app.engine.vllm_memory import GIB, Need, check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import VllmOptions, engine_arguments, runner_arguments, sampling, several_steps
+from app.engines import choose_engine, vllm_options
 from app.errors import EngineNotReady, EngineStartError
-from app.main import choose_engine, vllm_options
 from app.ocr.modes import MODES
 from app.vllm_models.ngram_state import NgramRule
 from tests.serving import make_settings, serving, upload

@@ -184,6 +184,15 @@ def _reads_views(kind: type) -> bool:
 
 
 @runtime_checkable
+class EarlyEngine(Protocol):
+    """An engine of which a part can load while the service is still being imported."""
+
+    def begin(self) -> None:
+        """Begin in the background what `start` goes on with; raises nothing, and `start` or `stop` ends it."""
+        ...
+
+
+@runtime_checkable
 class MeasuredEngine(Protocol):
     """An engine with metrics of its own besides the service's."""
 

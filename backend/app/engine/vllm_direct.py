@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from app.engine.base import (
     Usage,
 )
 from app.engine.model_folder import read_notice
-from app.engine.vllm_loading import LOADED, Loading
+from app.engine.vllm_loading import LOADED, Beginning, Loading
 from app.engine.vllm_options import VllmOptions, sampling
 from app.engine.vllm_processes import end_processes, engine_processes
 from app.engine.vllm_prompts import Prompts
@@ -86,6 +87,7 @@ class VllmDirectEngine:
         self._health = Health(EngineState.STARTING, _LOADING)
         self._engine: AsyncLLMEngine | None = None
         self._prompts: Prompts | None = None
+        self._beginning: Beginning | None = None
         self._loading: Loading | None = None
         self._processes: list[psutil.Process] = []
         self._waiting: dict[str, asyncio.Queue[Any]] = {}
@@ -102,6 +104,11 @@ class VllmDirectEngine:
             elif self._waiting and time.monotonic() - self._last_sign > self._options.stall_seconds:
                 self._fail(_HUNG.format(seconds=self._options.stall_seconds))
         return self._health
+
+    def begin(self) -> None:
+        """Start the process that becomes vLLM's engine core, and that imports vLLM meanwhile."""
+        with contextlib.suppress(EngineStartError):  # `start` meets it again
+            self._beginning = Beginning(self._options, Path(self._options.model_path).expanduser())
 
     async def start(self) -> None:
         self._health = Health(EngineState.STARTING, _LOADING)
@@ -132,7 +139,10 @@ class VllmDirectEngine:
         self._fail("The OCR engine is stopped.", EngineState.STOPPED)
         engine, self._engine, self._prompts = self._engine, None, None
         loading, self._loading = self._loading, None
+        beginning, self._beginning = self._beginning, None
         processes, self._processes = self._processes, []
+        if beginning is not None:
+            beginning.close()
         if loading is not None:
             await asyncio.to_thread(loading.give_up)
         if engine is not None:
@@ -156,7 +166,8 @@ class VllmDirectEngine:
         return generate_latest()
 
     async def _load(self) -> None:
-        self._loading = Loading(self._options)
+        beginning, self._beginning = self._beginning, None
+        self._loading = Loading(self._options, beginning)
         self._engine, tokenizer = await self._loading.run()
         self._loading = None
         self._prompts = Prompts(tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import logging
@@ -58,11 +59,37 @@ def vllm_version() -> str | None:
     return None
 
 
+class Beginning:
+    """What loading begins with: vLLM's environment, and the process `core`, which becomes vLLM's engine core."""
+
+    def __init__(self, options: VllmOptions, folder: Path) -> None:
+        """Raises EngineStartError for ENGINE_ARGS that nothing can begin with."""
+        self._arguments = engine_arguments(options, folder)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(_vllm_environment(options))
+        # In a thread of its own, which alone is deaf to Ctrl-C.
+        starter = threading.Thread(target=self._start)
+        starter.start()
+        starter.join()
+        # Before multiprocessing's own, which would wait for the process.
+        atexit.register(self.close)
+
+    def _start(self) -> None:
+        _block_interrupts()
+        self.core = self._open.enter_context(started_ahead(self._arguments))
+
+    def close(self) -> None:
+        """Put the environment back, and end the process unless it has become the core."""
+        atexit.unregister(self.close)
+        self._open.close()
+
+
 class Loading:
     """One loading of the engine, in a thread that ends soon after it is given up."""
 
-    def __init__(self, options: VllmOptions) -> None:
+    def __init__(self, options: VllmOptions, beginning: Beginning | None = None) -> None:
         self._options = options
+        self._beginning = beginning
         self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
         # Taken out by `run`: vLLM keeps frames of this thread, and an engine they held could not be freed.
@@ -76,7 +103,7 @@ class Loading:
         def work() -> None:
             _block_interrupts()
             try:
-                self._loaded = load_engine(self._options, self._given_up)
+                self._loaded = load_engine(self._options, self._given_up, self._beginning)
             except Exception as error:  # noqa: BLE001 - process boundary: it goes on to the task that awaits it
                 self._failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -120,19 +147,26 @@ def check_plugin() -> None:
         )
 
 
-def load_engine(options: VllmOptions, given_up: threading.Event) -> tuple[AsyncLLMEngine, ModelTokenizer]:
+def load_engine(
+    options: VllmOptions, given_up: threading.Event, beginning: Beginning | None = None
+) -> tuple[AsyncLLMEngine, ModelTokenizer]:
     """Return a running engine, and the model's tokenizer; raises EngineStartError with a sentence for the operator.
 
     When `given_up` is set meanwhile, raises EngineStartError at the next step.
     """
-    log.info(REGISTERING)
-    if vllm_version() is None:
-        raise EngineStartError("vLLM is not installed here. Install vllm, or set INFERENCE_ENGINE=rapidocr.")
-    check_plugin()
-    folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
-    arguments = engine_arguments(options, folder)
-    gpus = list_gpus(options.visible_gpus)  # before a process of ours takes memory of one
-    with _vllm_environment(options), started_ahead(arguments) as core:
+    with contextlib.ExitStack() as opened:
+        if beginning is not None:
+            opened.callback(beginning.close)
+        log.info(REGISTERING)
+        if vllm_version() is None:
+            raise EngineStartError("vLLM is not installed here. Install vllm, or set INFERENCE_ENGINE=rapidocr.")
+        check_plugin()
+        folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
+        arguments = engine_arguments(options, folder)
+        # Before the process takes memory of one, which it does when it has imported vLLM.
+        gpus = list_gpus(options.visible_gpus)
+        if beginning is None:
+            beginning = opened.enter_context(contextlib.closing(Beginning(options, folder)))
         tokenizer = ModelTokenizer(folder)
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
@@ -151,7 +185,7 @@ def load_engine(options: VllmOptions, given_up: threading.Event) -> tuple[AsyncL
             log.error("engine_arguments_refused reason=%s", error)
             raise EngineStartError(f"{_unknown_arguments(compat, arguments)} Correct ENGINE_ARGS.") from None
         _go_on(given_up)
-        return _create(compat, engine_args, core, given_up), tokenizer
+        return _create(compat, engine_args, beginning.core, given_up), tokenizer
 
 
 def _create(compat: Any, engine_args: Any, core: ProcessAhead, given_up: threading.Event) -> AsyncLLMEngine:
