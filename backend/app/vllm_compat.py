@@ -212,10 +212,6 @@ STREAM_INTERVAL = 16
 REQUEST_ERRORS = (InvalidRequest, ValueError)
 
 
-# Engine arguments that have the model run in other processes than the engine core.
-_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
-
-
 def choose_runner(several_steps: bool) -> bool:
     """Have vLLM take its model runner V2 to decode `several_steps` at once where it keeps the rule; return whether it does.
 
@@ -237,7 +233,7 @@ def make_engine_args(**arguments: Any) -> AsyncEngineArgs:
 
 
 def prepare_core(arguments: Mapping[str, Any]) -> None:
-    """Do, in a process that becomes an engine core with these engine arguments, what it would do first: read the tokenizer, open the GPU.
+    """Do, in a process that becomes an engine core with these engine arguments, what it would do first: read the tokenizer.
 
     Only for the time it saves: raises whatever vLLM raises, also where a release has other names.
     """
@@ -245,11 +241,6 @@ def prepare_core(arguments: Mapping[str, Any]) -> None:
         from vllm.tokenizers import cached_tokenizer_from_config
 
         cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
-    # Else the model runs in processes of its own, and the core uses no GPU.
-    alone = "distributed_executor_backend" not in arguments and all(arguments.get(name, 1) == 1 for name in _PARALLEL)
-    if alone and current_platform.is_cuda():
-        square = torch.ones(16, 16, device="cuda")
-        torch.mm(square, square)
 
 
 @contextmanager

@@ -106,6 +106,8 @@ async def test_an_engine_that_began_and_never_started_leaves_nothing(tmp_path: P
     before, variables = set(multiprocessing.active_children()), dict(os.environ)
     engine = VllmDirectEngine(VllmOptions(str(tmp_path)), frozenset())
     engine.begin()
+    assert engine._beginning is not None
+    assert engine._beginning.core
     (early,) = set(multiprocessing.active_children()) - before
     assert early.is_alive()
     assert os.environ["VLLM_LOGGING_CONFIG_PATH"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from app.engine.vllm_text import END, ModelTokenizer, TextStream
 from app.errors import EngineStartError
 from tools.tiny_reader.serve import FOLDER
 
+STATED = (FOLDER / "tokenizer.json").read_text(encoding="utf-8")
 TINY = ModelTokenizer(FOLDER)  # a token for each byte, so that no character but ASCII's is a single token
 
 
@@ -39,7 +39,7 @@ def test_pieces_make_the_whole_text_however_they_are_cut(text: str, sizes: list[
     for size in sizes:
         pieces.append(ids[:size])
         ids = ids[size:]
-    end = [TINY.eos_token_id] if ended else []
+    end = [TINY.special.end] if ended else []
     assert "".join(read([*pieces, ids + end])) == text
 
 
@@ -55,17 +55,20 @@ def test_half_a_character_at_the_end_is_left_out() -> None:
 def test_marks_are_text_and_ids_that_are_none_are_not() -> None:
     mark = encode("<|ref|>")
     assert len(mark) == 1
-    assert read([[*mark, 5000, *encode("x"), TINY.eos_token_id]]) == ["<|ref|>x"]
+    assert read([[*mark, 5000, *encode("x"), TINY.special.end]]) == ["<|ref|>x"]
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{", "is damaged"), (None, "is not DeepSeek-OCR's")],
+    [
+        (b"", "is not DeepSeek-OCR's"),
+        (b"\xff\xfe", "is not DeepSeek-OCR's"),
+        (b'{"added_tokens": [7]}', "is not DeepSeek-OCR's"),
+        (STATED.replace(END, "the end").encode(), "is not DeepSeek-OCR's"),
+        (STATED[:-20].encode(), "is damaged"),
+    ],
 )
-def test_another_tokenizer_is_refused_with_a_sentence(tmp_path: Path, content: str | None, sentence: str) -> None:
-    if content is None:
-        stated = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
-        content = json.dumps(stated).replace(json.dumps(END), '"the end"')
-    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+def test_another_tokenizer_is_refused_with_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(EngineStartError, match=sentence):
         ModelTokenizer(tmp_path)

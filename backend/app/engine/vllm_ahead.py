@@ -1,8 +1,7 @@
 """A process that imports vLLM while this one does, and becomes vLLM's engine core.
 
 vLLM starts its engine core when this process has imported it and made up its configuration, and the core then imports the
-same again: 8 to 15 s one after the other, of which one half is saved. While this process makes up the configuration, the
-other reads the tokenizer and opens the GPU, 2 s more.
+same again: 8 to 15 s one after the other, of which one half is saved. The GPU is opened meanwhile, which takes 3 s.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,13 +23,16 @@ from app.engine.vllm_imports import register_class
 
 log = logging.getLogger(__name__)
 
-# What an engine core imports until it knows its configuration.
+# What an engine core imports until it knows its configuration; the first brings PyTorch.
 MODULES = (
+    "vllm",
     "app.vllm_compat",
     "app.vllm_models.deepseek_ocr",
     "vllm.v1.engine.core",
     "vllm.v1.worker.gpu_worker",
 )
+# Engine arguments that have the model run in other processes than the engine core.
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
 # As vLLM calls it, so that whoever looks for vLLM's processes finds it.
 _NAME = "EngineCore"
 _SPAWN = multiprocessing.get_context("spawn")
@@ -124,12 +127,18 @@ class _StartedLater:
 def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, Any] | None) -> None:
     """Import modules and prepare, and do what is asked then, in the environment of then; ends when nobody can ask any more."""
     gc.disable()  # it would walk through all that is imported, seven times
+    opening: threading.Thread | None = None
     for module in modules:
         # The process that starts this one says what is wrong, and some releases have not all of them.
         with contextlib.suppress(Exception):
             importlib.import_module(module)
+        if opening is None and arguments is not None and runs_in_core(arguments):
+            opening = threading.Thread(target=_open_gpu)
+            opening.start()
     if arguments is not None:
         _prepare(arguments)
+    if opening is not None:
+        opening.join()
     gc.freeze()
     gc.enable()
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -144,6 +153,21 @@ def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, 
 
         torch.set_num_threads(int(asked))
     target(**kwargs)
+
+
+def runs_in_core(arguments: Mapping[str, Any]) -> bool:
+    """Return whether the model runs in the engine core itself, and not in processes of its own."""
+    return "distributed_executor_backend" not in arguments and all(arguments.get(name, 1) == 1 for name in _PARALLEL)
+
+
+def _open_gpu() -> None:
+    """Compute something on the GPU, which the first time takes 3 s, most of them without Python's lock."""
+    with contextlib.suppress(Exception):  # what is wrong goes wrong again where it is said
+        import torch
+
+        if torch.version.cuda is not None and torch.cuda.is_available():
+            square = torch.ones(16, 16, device="cuda")
+            torch.mm(square, square)
 
 
 def _prepare(arguments: Mapping[str, Any]) -> None:

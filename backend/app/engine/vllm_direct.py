@@ -197,7 +197,7 @@ class VllmDirectEngine:
         if prompts is None:  # stopped meanwhile
             raise EngineFailed
         prepared = await self._prepare(request, prompts)
-        params = self._sampling_params(engine, request, prepared, prompts.tokenizer.eos_token_id)
+        params = self._sampling_params(engine, request, prepared, prompts.tokenizer.special.end)
         text = TextStream(prompts.tokenizer)
         # Clients choose request ids, and may choose the same for two requests.
         request_id = f"{request.request_id}-{request.attempt}-{uuid.uuid4().hex[:12]}"

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -33,7 +34,7 @@ from app.engine.vllm_options import (
     token_arguments,
 )
 from app.engine.vllm_processes import end_processes, engine_processes
-from app.engine.vllm_text import ModelTokenizer
+from app.engine.vllm_text import ModelTokenizer, read_special
 from app.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -60,27 +61,43 @@ def vllm_version() -> str | None:
 
 
 class Beginning:
-    """What loading begins with: vLLM's environment, and the process `core`, which becomes vLLM's engine core."""
+    """What loading begins with: vLLM's environment, the process that becomes vLLM's engine core, and what GPUs there are."""
 
     def __init__(self, options: VllmOptions, folder: Path) -> None:
         """Raises EngineStartError for ENGINE_ARGS that nothing can begin with."""
         self._arguments = engine_arguments(options, folder)
+        self._visible = options.visible_gpus
+        self._gpus: list[Gpu] = []
         self._open = contextlib.ExitStack()
         self._open.enter_context(_vllm_environment(options))
-        # In a thread of its own, which alone is deaf to Ctrl-C.
-        starter = threading.Thread(target=self._start)
-        starter.start()
-        starter.join()
+        # A thread of its own, which alone is deaf to Ctrl-C.
+        self._thread = threading.Thread(target=self._start)
+        self._thread.start()
         # Before multiprocessing's own, which would wait for the process.
         atexit.register(self.close)
 
     def _start(self) -> None:
         _block_interrupts()
-        self.core = self._open.enter_context(started_ahead(self._arguments))
+        self._core = self._open.enter_context(started_ahead(self._arguments))
+        # Before that process takes memory of one, seconds later.
+        self._gpus = list_gpus(self._visible)
+
+    @property
+    def core(self) -> ProcessAhead:
+        """The process, once it has been started."""
+        self._thread.join()
+        return self._core
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs as nvidia-smi lists them, once it has."""
+        self._thread.join()
+        return self._gpus
 
     def close(self) -> None:
         """Put the environment back, and end the process unless it has become the core."""
         atexit.unregister(self.close)
+        self._thread.join()
         self._open.close()
 
 
@@ -163,20 +180,18 @@ def load_engine(
         check_plugin()
         folder = find_model(options.model_path, options.use_modelscope, weights=_reads_weights(options))
         arguments = engine_arguments(options, folder)
-        # Before the process takes memory of one, which it does when it has imported vLLM.
-        gpus = list_gpus(options.visible_gpus)
         if beginning is None:
             beginning = opened.enter_context(contextlib.closing(Beginning(options, folder)))
-        tokenizer = ModelTokenizer(folder)
+        special = read_special(folder)
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
         if compat.NEEDS_NO_TOKENIZER:
-            arguments |= token_arguments(tokenizer.image_token_id)
+            arguments |= token_arguments(special.image)
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
         register_class()
-        check_memory(options, folder, gpus)
+        check_memory(options, folder, beginning.gpus)
         _limit_threads()
         log.info(CREATING)
         try:
@@ -185,7 +200,14 @@ def load_engine(
             log.error("engine_arguments_refused reason=%s", error)
             raise EngineStartError(f"{_unknown_arguments(compat, arguments)} Correct ENGINE_ARGS.") from None
         _go_on(given_up)
-        return _create(compat, engine_args, beginning.core, given_up), tokenizer
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(ModelTokenizer, folder)  # while the core loads
+            engine = _create(compat, engine_args, beginning.core, given_up)
+        try:
+            return engine, reading.result()
+        except EngineStartError:
+            compat.shutdown(engine, 0)
+            raise
 
 
 def _create(compat: Any, engine_args: Any, core: ProcessAhead, given_up: threading.Event) -> AsyncLLMEngine:

@@ -1,18 +1,20 @@
 """DeepSeek-OCR's tokenizer in the service's process: vLLM is given token ids and gives token ids.
 
 vLLM would turn every token into text on the event loop by itself, 1.2 ms for a page of 600 tokens where decoding them piece
-by piece takes 0.1 ms, and would read and copy a tokenizer for 3 to 4 s of each start, where this one takes 0.3 s.
+by piece takes 0.1 ms, and would read and copy a tokenizer for 3 to 4 s of each start.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import EngineStartError
-from app.vllm_models import image_token_id
+from app.vllm_models import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,27 +27,40 @@ BEGIN, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-class ModelTokenizer:
-    """The tokenizer of a model folder: text to token ids and back; takes no locks and may be used by several threads.
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of the tokens that begin each prompt, end each answer, and hold a picture's place."""
 
-    `bos_token_id` begins each prompt, `eos_token_id` ends each answer, `image_token_id` holds a picture's place.
-    """
+    begin: int
+    end: int
+    image: int
+
+
+def read_special(folder: Path) -> SpecialTokens:
+    """Return them as a model's tokenizer.json has them, without reading the rest of it; raises EngineStartError where it lacks them."""
+    try:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        added, _ = json.JSONDecoder().raw_decode(text, text.index("[", text.index('"added_tokens"')))
+        ids = {token["content"]: token["id"] for token in added}
+        return SpecialTokens(ids[BEGIN], ids[END], ids[IMAGE_TOKEN])
+    except (KeyError, TypeError, ValueError):
+        raise EngineStartError(
+            f"The tokenizer.json in {folder} is not DeepSeek-OCR's: it lacks '{BEGIN}', '{END}' or '{IMAGE_TOKEN}'. "
+            "Download the model again."
+        ) from None
+
+
+class ModelTokenizer:
+    """The tokenizer of a model folder: text to token ids and back. Several threads may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Read tokenizer.json, in 0.3 s; raises EngineStartError for one that is not DeepSeek-OCR's."""
+        """Read it, in 0.3 to 1 s for which Python's lock is held. Raises EngineStartError."""
+        self.special = read_special(folder)
         self._tokenizer = _read(folder / "tokenizer.json")
-        begin, end = self._tokenizer.token_to_id(BEGIN), self._tokenizer.token_to_id(END)
-        try:
-            self.image_token_id = image_token_id(self)
-        except ValueError:
-            begin = None
-        if begin is None or end is None:
-            raise EngineStartError(
-                f"The tokenizer.json in {folder} is not DeepSeek-OCR's: it lacks '{BEGIN}', '{END}' or '<image>'. "
-                "Download the model again."
-            )
-        self.bos_token_id: int = begin
-        self.eos_token_id: int = end
+
+    @property
+    def bos_token_id(self) -> int:
+        return self.special.begin
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""
@@ -69,7 +84,7 @@ class TextStream:
         A piece that ends amid a character's bytes comes with the next one, and half a character at the end not at all.
         """
         self._held += ids
-        if last and self._held[-1:] == [self._tokenizer.eos_token_id]:
+        if last and self._held[-1:] == [self._tokenizer.special.end]:
             self._held.pop()
         text = self._tokenizer.decode(self._held)
         if text.endswith(_UNFINISHED):
