@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
+from app.engine.vllm_ahead import ContextAhead, ProcessAhead, runs_in_core, started_ahead
 from app.engine.vllm_direct import VllmDirectEngine
 from app.engine.vllm_options import VllmOptions
 
@@ -141,3 +141,16 @@ def test_engine_arguments_that_nothing_can_begin_with_are_left_to_the_start() ->
     engine = VllmDirectEngine(VllmOptions(engine_args={"model": "other"}), frozenset())
     engine.begin()
     assert engine._beginning is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inside"),
+    [
+        ({"tensor_parallel_size": 1}, True),
+        ({"tensor_parallel_size": 2}, False),
+        ({"data_parallel_size": 2}, False),
+        ({"distributed_executor_backend": "mp"}, False),
+    ],
+)
+def test_a_core_opens_the_gpu_only_where_the_model_runs_in_it(arguments: dict[str, Any], inside: bool) -> None:
+    assert runs_in_core(arguments) is inside

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 # As vLLM names its direct children; workers are children of the engine core.
 _NAMES = ("EngineCore", "VllmWorker", "DPCoordinator", "VLLM_DP_Coordinator")
 
+# A killed process is gone when its memory has been given back. That took more than 5 s on two cores that four engines were busy on.
+_KILLED_SECONDS = 30
+
 
 def engine_processes() -> list[psutil.Process]:
     """Return vLLM's processes below this one, the engine core's own children included."""
@@ -42,5 +45,5 @@ def end_processes(processes: list[psutil.Process], patience: float) -> int:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(alive, timeout=5)
+    psutil.wait_procs(alive, timeout=_KILLED_SECONDS)
     return len(alive)
