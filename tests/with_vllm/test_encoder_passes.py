@@ -41,6 +41,12 @@ def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return model.to(request.param)
 
 
+def _require_compiler(encoder: DeepEncoder) -> None:
+    headers = Path(torch.__file__).with_name("include") / "torch/csrc/inductor/cpp_prefix.h"
+    if not encoder.image_newline.is_cuda and not (shutil.which("g++") and headers.exists()):
+        pytest.skip("on a CPU inductor needs g++ and PyTorch's headers")
+
+
 def views_of(side: int, count: int, device: torch.device) -> torch.Tensor:
     generator = torch.Generator().manual_seed(side + count)
     return torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8).to(device)
@@ -65,9 +71,7 @@ def test_views_are_encoded_as_before_and_compiled_once_for_any_number_of_them(en
 def test_a_lone_view_is_no_case_of_its_own(encoder: DeepEncoder) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    headers = Path(torch.__file__).with_name("include") / "torch/csrc/inductor/cpp_prefix.h"
-    if not encoder.image_newline.is_cuda and not (shutil.which("g++") and headers.exists()):
-        pytest.skip("on a CPU inductor needs g++ and PyTorch's headers")
+    _require_compiler(encoder)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("inductor")  # which makes cases where "eager" makes none
     passes = EncoderPasses(encoder, SIDES[:1], counter)
@@ -91,3 +95,53 @@ def test_views_are_cut_into_as_few_captured_passes_as_fit() -> None:
     assert cut(54, CAPTURED_VIEWS) == [24, 24, 6]
     assert cut(9, {1: "a pass", 4: "another"}) == [4, 4, 1]
     assert cut(0, CAPTURED_VIEWS) == []
+
+
+@pytest.fixture
+def kept(encoder: DeepEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where compiled blocks are kept, nothing at first."""
+    from app.vllm_models.kept_blocks import can_keep
+
+    if not can_keep():
+        pytest.skip("this PyTorch keeps no compiled functions")
+    _require_compiler(encoder)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    return tmp_path / "deepencoder"
+
+
+def encode_anew(encoder: DeepEncoder, views: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Encode as a new start would; returns the result, and how many graphs were traced for it."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    before = counters["stats"]["unique_graphs"]
+    encoded = EncoderPasses(encoder, SIDES[:1])(views)
+    return encoded, counters["stats"]["unique_graphs"] - before
+
+
+def test_compiled_blocks_are_kept_for_the_next_start(encoder: DeepEncoder, kept: Path) -> None:
+    views = views_of(SIDES[0], 3, encoder.image_newline.device)
+    encoded, traced = encode_anew(encoder, views)
+    torch.testing.assert_close(encoded, encoder(views), rtol=1e-4, atol=1e-5)
+    assert (traced, len(list(kept.iterdir()))) == (KINDS + 1, KINDS + 1)
+
+    encoder.projector.layers.bias.data += 1
+    encoder.sam_model.blocks[1].norm1.weight.data *= 2
+    again, traced = encode_anew(encoder, views)
+    torch.testing.assert_close(again, encoder(views), rtol=1e-4, atol=1e-5)
+    assert traced == 0
+
+
+def test_a_damaged_kept_block_is_compiled_again(
+    encoder: DeepEncoder, kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    views = views_of(SIDES[0], 1, encoder.image_newline.device)
+    encode_anew(encoder, views)
+    damaged = next(kept.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with caplog.at_level("INFO"):
+        encoded, traced = encode_anew(encoder, views)
+    torch.testing.assert_close(encoded, encoder(views), rtol=1e-4, atol=1e-5)
+    assert (traced, "encoder_not_kept" in caplog.text, damaged.exists()) == (KINDS + 1, True, False)
+    assert encode_anew(encoder, views)[1] == 1
+    assert damaged.exists()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -19,6 +20,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from app.vllm_models.deepencoder import SAM_PATCH, DeepEncoder, positions_at_once
+from app.vllm_models.kept_blocks import Example, can_keep, keep_blocks
 from app.vllm_models.views import TOKEN_SIDE
 
 # Views of a pass that is captured, of so many positions (patches) at most: a page's tiles at once, and the tiles of four.
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 class EncoderPasses:
     """Encodes views of any size like the encoder it is given; of some sizes, faster."""
 
-    def __init__(self, encoder: DeepEncoder, sides: Iterable[int], backend: str = "inductor") -> None:
+    def __init__(self, encoder: DeepEncoder, sides: Iterable[int], backend: Any = "inductor") -> None:
         """Compile, and on a GPU capture, passes over views of these `sides`, in pixels.
 
         Takes a minute, and seconds once inductor has what it needs on disk. To be made where the encoder will be called:
@@ -103,25 +105,39 @@ class _CapturedPass:
         return self._encoded.clone()
 
 
-def _compile_blocks(encoder: DeepEncoder, sides: Iterable[int], backend: str) -> None:
+def _compile_blocks(encoder: DeepEncoder, sides: Sequence[int], backend: Any) -> None:
     """Compile the transformer blocks for views of these sides, any number of them.
 
     Blocks that differ in their weights alone share their code, and CLIP's that of all sides. That a block is compiled for one
     size of its input or for any is decided where that is marked; the first dimension of SAM's holds the positions of all views.
     """
     sam, clip = list(encoder.sam_model.blocks), list(encoder.vision_model.transformer.layers)
-    for block in (*sam, *clip):
-        block.compile(dynamic=False, fullgraph=True, backend=backend)
-    like = encoder.image_newline
+    examples = list(_examples(encoder, sides))
     # Else a single view would be a case of its own.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):
-        for side in sides:
-            across, tokens = side // SAM_PATCH, (side // TOKEN_SIDE) ** 2 + 1
-            for block in sam:
-                hidden = like.new_zeros(2 * across**2, encoder.config.sam_width)
-                torch._dynamo.mark_dynamic(hidden, 0)
-                block(hidden, across)
-            for block in clip:
-                hidden = like.new_zeros(2, tokens, encoder.config.clip_width)
-                torch._dynamo.mark_dynamic(hidden, (0, 1))
-                block(hidden)
+        if backend == "inductor" and can_keep():
+            try:
+                keep_blocks([*sam, *clip], examples)
+            except Exception:  # process boundary: what PyTorch calls experimental raises what it likes
+                logger.info("encoder_not_kept", exc_info=True)
+            else:
+                return
+        for block in (*sam, *clip):
+            block.compile(dynamic=False, fullgraph=True, backend=backend)
+        for example in examples:
+            hidden = example.hidden.clone()
+            torch._dynamo.mark_dynamic(hidden, example.dynamic)
+            example.block(hidden, *example.others)
+
+
+def _examples(encoder: DeepEncoder, sides: Sequence[int]) -> Iterator[Example]:
+    """Yield a block of each kind, with what it is given."""
+    like, config = encoder.image_newline, encoder.config
+    for side in sides:
+        across = side // SAM_PATCH
+        for block in {block.window: block for block in encoder.sam_model.blocks}.values():
+            yield Example(block, like.new_zeros(2 * across**2, config.sam_width), (across,))
+    tokens = (sides[0] // TOKEN_SIDE) ** 2 + 1
+    yield Example(
+        encoder.vision_model.transformer.layers[0], like.new_zeros(2, tokens, config.clip_width), dynamic=(0, 1)
+    )
