@@ -65,8 +65,8 @@ def paint_pages(folder: Path, count: int) -> list[str]:
 Text = tuple[str, int]
 
 
-async def read(options: argparse.Namespace, side: str) -> dict[str, list[list[Text]]]:
-    """Return text and number of tokens of every page, twice, by resolution."""
+async def read(options: argparse.Namespace, side: str) -> None:
+    """Write text and number of tokens of every page, twice, by resolution."""
     settings = {
         "inference_engine": "vllm_direct",
         "model_path": str(options.model),
@@ -91,7 +91,7 @@ async def read(options: argparse.Namespace, side: str) -> dict[str, list[list[Te
                 texts = [(answer.text, answer.tokens) for answer in answers[::step]]
                 readings.setdefault(resolution, []).append(texts)
             print(f"{side}: {resolution} read", flush=True)
-    return readings
+            write_result(options.json, readings)  # what a run that is cut short has read
 
 
 def compare(served: dict[str, list[list[Text]]], plain: dict[str, list[list[Text]]]) -> dict[str, dict[str, int]]:
@@ -128,7 +128,7 @@ def _by_page(ours: list[list[Text]], theirs: list[list[Text]]) -> Iterator[tuple
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.job:
-        write_result(options.json, asyncio.run(read(options, options.job)))
+        asyncio.run(read(options, options.job))
         return 0
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same-tokens-")))

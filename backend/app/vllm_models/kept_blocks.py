@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,9 @@ def _tried(step: Step, example: Example) -> Step:
 
 def _key(example: Example) -> str:
     hidden = example.hidden
-    device = torch.cuda.get_device_properties(hidden.device) if hidden.is_cuda else "cpu"
     shapes = [(name, tuple(parameter.shape)) for name, parameter in example.block.named_parameters()]
     facts = (
-        *(torch.__version__, torch.version.cuda, str(device), torch.backends.cuda.matmul.allow_tf32),
+        *(torch.__version__, torch.version.cuda, *_device(hidden), torch.backends.cuda.matmul.allow_tf32),
         *(_kind(example.block, example.others), hidden.dtype, hidden.shape, example.dynamic, shapes),
         sorted(torch._inductor.config.save_config_portable().items()),
     )
@@ -111,3 +111,11 @@ def _key(example: Example) -> str:
     for source in _SOURCES:
         total.update(source.read_bytes())
     return total.hexdigest()[:32]
+
+
+def _device(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what code is compiled for: the kind of GPU, not the one of its kind, and the Triton that compiles for it."""
+    if not tensor.is_cuda:
+        return ("cpu",)
+    gpu = torch.cuda.get_device_properties(tensor.device)
+    return gpu.name, gpu.major, gpu.minor, gpu.multi_processor_count, version("triton")
