@@ -64,11 +64,13 @@ class ModelTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of a text."""
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens too, but for ids that are none."""
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
 
 class TextStream:
