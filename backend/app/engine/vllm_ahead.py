@@ -162,12 +162,14 @@ def runs_in_core(arguments: Mapping[str, Any]) -> bool:
 
 def _open_gpu() -> None:
     """Compute something on the GPU, which the first time takes 3 s, most of them without Python's lock."""
-    with contextlib.suppress(Exception):  # what is wrong goes wrong again where it is said
+    try:
         import torch
 
         if torch.version.cuda is not None and torch.cuda.is_available():
             square = torch.ones(16, 16, device="cuda")
             torch.mm(square, square)
+    except Exception:  # process boundary: what is wrong goes wrong again where it is said
+        log.debug("core_not_prepared", exc_info=True)
 
 
 def _prepare(arguments: Mapping[str, Any]) -> None:

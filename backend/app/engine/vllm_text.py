@@ -102,6 +102,6 @@ def _read(file: Path) -> Tokenizer:
 
     try:
         return Tokenizer.from_file(str(file))
-    except Exception:  # the library raises nothing more special
+    except Exception:  # process boundary: the library raises nothing more special
         log.exception("tokenizer_refused file=%s", file)
         raise EngineStartError(f"{file} is damaged; the log above says how. Download the model again.") from None
