@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,11 +149,25 @@ def test_a_damaged_kept_block_is_compiled_again(
 
 
 def test_where_nothing_can_be_kept_blocks_are_compiled_as_pytorch_does_by_itself(
-    encoder: DeepEncoder, kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    encoder: DeepEncoder, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)  # what operators have a variable for
     views = views_of(SIDES[0], 1, encoder.image_newline.device)
-    with caplog.at_level("INFO"):
+    # What operators have a variable for. PyTorch's own way, which alone can take it back: the setting has two names.
+    with torch._inductor.config.patch(force_disable_caches=True), caplog.at_level("INFO"):
         encoded, traced = encode_anew(encoder, views)
     torch.testing.assert_close(encoded, encoder(views), rtol=1e-4, atol=1e-5)
     assert (traced, "encoder_not_kept" in caplog.text, kept.exists()) == (KINDS + 1, True, False)
+
+
+def test_what_another_process_compiled_ahead_is_found(encoder: DeepEncoder, kept: Path) -> None:
+    pytest.importorskip("vllm", reason="the other process imports vLLM")
+    config, options = make_config("small"), {"base_size": SIDES[0], "crop_mode": False}
+    for part in range(2):
+        code = f"from app.vllm_models.compile_ahead import compile_part; compile_part({part}, 2, {config}, {options}, 'float32')"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(kept.iterdir())) == KINDS + 1
+
+    views = views_of(SIDES[0], 3, encoder.image_newline.device)
+    encoded, traced = encode_anew(encoder, views)
+    torch.testing.assert_close(encoded, encoder(views), rtol=1e-4, atol=1e-5)
+    assert traced == 0

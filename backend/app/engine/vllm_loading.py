@@ -19,9 +19,10 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.engine.hardware import Gpu, available_memory, list_gpus
+from app.engine.hardware import Gpu, available_memory, cuda_device_present, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
-from app.engine.vllm_ahead import ContextAhead, ProcessAhead, started_ahead
+from app.engine.vllm_ahead import ContextAhead, ProcessAhead, runs_in_core, started_ahead
+from app.engine.vllm_first_start import FirstStart, spare_processes
 from app.engine.vllm_imports import import_vllm, register_class
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
 from app.engine.vllm_options import (
@@ -182,6 +183,7 @@ def load_engine(
         arguments = engine_arguments(options, folder)
         if beginning is None:
             beginning = opened.enter_context(contextlib.closing(Beginning(options, folder)))
+        first = opened.enter_context(contextlib.closing(_first_start(options, arguments, folder)))
         special = read_special(folder)
         compat = _import_compat()
         arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
@@ -202,12 +204,21 @@ def load_engine(
         _go_on(given_up)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(ModelTokenizer, folder)  # while the core loads
+            first.wait(given_up)
+            _go_on(given_up)
             engine = _create(compat, engine_args, beginning.core, given_up)
+        first.succeeded()
         try:
             return engine, reading.result()
         except EngineStartError:
             compat.shutdown(engine, 0)
             raise
+
+
+def _first_start(options: VllmOptions, arguments: dict[str, Any], folder: Path) -> FirstStart:
+    """Have what the engine core of one GPU would compile compiled ahead, if this is the first start."""
+    compiles = cuda_device_present(options.visible_gpus) and not options.enforce_eager and runs_in_core(arguments)
+    return FirstStart(read_config(folder), arguments, spare_processes() if compiles else 0)
 
 
 def _create(compat: Any, engine_args: Any, core: ProcessAhead, given_up: threading.Event) -> AsyncLLMEngine:

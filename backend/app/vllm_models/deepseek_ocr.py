@@ -30,7 +30,7 @@ from app.vllm_models.checkpoint import (
     language_shapes,
 )
 from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig
-from app.vllm_models.encoder_passes import EncoderPasses
+from app.vllm_models.encoder_passes import EncoderPasses, encoder_sides
 from app.vllm_models.processing import PictureDummies, PictureInfo, PictureProcessor
 from app.vllm_models.views import parse_options
 
@@ -91,7 +91,7 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         options = parse_options(processor_defaults(model))
         if model.enforce_eager or not self.encoder.image_newline.is_cuda:
             return self.encoder.forward
-        return EncoderPasses(self.encoder, {options.base_size, *([options.image_size] if options.crop_mode else [])})
+        return EncoderPasses(self.encoder, encoder_sides(options))
 
     def forward(
         self,

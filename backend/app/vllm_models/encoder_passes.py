@@ -12,6 +12,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from app.vllm_models.deepencoder import SAM_PATCH, DeepEncoder, positions_at_once
-from app.vllm_models.kept_blocks import Example, can_keep, keep_blocks
-from app.vllm_models.views import TOKEN_SIDE
+from app.vllm_models.kept_blocks import Example, can_keep, keep_block, keep_blocks
+from app.vllm_models.views import TOKEN_SIDE, ViewOptions
 
 # Views of a pass that is captured, of so many positions (patches) at most: a page's tiles at once, and the tiles of four.
 CAPTURED_VIEWS = (1, 2, 3, 4, 5, 6, 8, 12, 24)
@@ -33,14 +34,14 @@ logger = logging.getLogger(__name__)
 class EncoderPasses:
     """Encodes views of any size like the encoder it is given; of some sizes, faster."""
 
-    def __init__(self, encoder: DeepEncoder, sides: Iterable[int], backend: Any = "inductor") -> None:
-        """Compile, and on a GPU capture, passes over views of these `sides`, in pixels.
+    def __init__(self, encoder: DeepEncoder, sides: Sequence[int], backend: Any = "inductor") -> None:
+        """Compile, and on a GPU capture, passes over views of these `sides`, in pixels, the largest first.
 
         Takes a minute, and seconds once inductor has what it needs on disk. To be made where the encoder will be called:
         on its device, in its number format, in inference mode.
         """
         self._plain = encoder
-        self._sides = sorted(sides, reverse=True)
+        self._sides = sides
         # Other modules over the same parameters: only these are compiled, and nothing for other sides.
         self._compiled = copy.deepcopy(encoder, {id(parameter): parameter for parameter in encoder.parameters()})
         # By side and number of views.
@@ -112,25 +113,41 @@ def _compile_blocks(encoder: DeepEncoder, sides: Sequence[int], backend: Any) ->
     size of its input or for any is decided where that is marked; the first dimension of SAM's holds the positions of all views.
     """
     sam, clip = list(encoder.sam_model.blocks), list(encoder.vision_model.transformer.layers)
-    examples = list(_examples(encoder, sides))
-    # Else a single view would be a case of its own.
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    kinds = list(examples(encoder, sides))
+    with _any_number():
         if backend == "inductor" and can_keep():
             try:
-                keep_blocks([*sam, *clip], examples)
+                keep_blocks([*sam, *clip], kinds)
             except Exception:  # process boundary: what PyTorch calls experimental raises what it likes
                 logger.info("encoder_not_kept", exc_info=True)
             else:
                 return
         for block in (*sam, *clip):
             block.compile(dynamic=False, fullgraph=True, backend=backend)
-        for example in examples:
+        for example in kinds:
             hidden = example.hidden.clone()
             torch._dynamo.mark_dynamic(hidden, example.dynamic)
             example.block(hidden, *example.others)
 
 
-def _examples(encoder: DeepEncoder, sides: Sequence[int]) -> Iterator[Example]:
+def keep_example(example: Example) -> None:
+    """Have the compiled form of a block on disk, where `EncoderPasses` finds it; raises what PyTorch raises."""
+    with _any_number():
+        keep_block(example)
+
+
+def _any_number() -> AbstractContextManager[None]:
+    """Have the compiler take one view as any other number of them, where it would make a case of its own of it."""
+    patched: AbstractContextManager[None] = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    return patched
+
+
+def encoder_sides(options: ViewOptions) -> list[int]:
+    """Return the sides of the views that requests with these options bring, the largest first."""
+    return sorted({options.base_size, *([options.image_size] if options.crop_mode else [])}, reverse=True)
+
+
+def examples(encoder: DeepEncoder, sides: Sequence[int]) -> Iterator[Example]:
     """Yield a block of each kind, with what it is given."""
     like, config = encoder.image_newline, encoder.config
     for side in sides:

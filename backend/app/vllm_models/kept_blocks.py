@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +43,11 @@ class Example:
     others: tuple[int, ...] = ()
     dynamic: tuple[int, ...] = (0,)
 
+    def on(self, device: torch.device) -> Example:
+        """Return the same on another device, with weights of any value."""
+        hidden = torch.zeros_like(self.hidden, device=device)
+        return replace(self, block=self.block.to_empty(device=device), hidden=hidden)
+
 
 def can_keep() -> bool:
     """Return whether this PyTorch can: it has what loads them."""
@@ -51,7 +56,7 @@ def can_keep() -> bool:
 
 def keep_blocks(blocks: Sequence[nn.Module], examples: Sequence[Example]) -> None:
     """Have `blocks` called as compiled for the kinds of `examples`, from disk where they are there; raises what PyTorch raises."""
-    steps = {_kind(example.block, example.others): _step_of(example) for example in examples}
+    steps = {_kind(example.block, example.others): keep_block(example) for example in examples}
 
     def call(block: nn.Module, hidden: Tensor, *others: int) -> Tensor:
         return steps[_kind(block, others)](block, hidden, *others)
@@ -65,7 +70,8 @@ def _kind(block: nn.Module, others: tuple[int, ...]) -> tuple[Any, ...]:
     return type(block).__name__, getattr(block, "window", None), *others
 
 
-def _step_of(example: Example) -> Step:
+def keep_block(example: Example) -> Step:
+    """Return the compiled form of an example's block, from disk where it is there, where it is afterwards; raises what PyTorch raises."""
     file = Path(cache_dir(), "deepencoder", f"{_key(example)}.bin")
     if file.is_file():
         try:
