@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from vllm import SamplingParams
 from vllm.config import CUDAGraphMode
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.worker.gpu.input_batch import InputBatch, prepare_pos_seq_lens
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
+
+from app.vllm_models.expert_kernels import compiling_experts
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -61,6 +64,15 @@ class MultiStepRunner(GPUModelRunner):
         # What lies between two steps, by the number of requests; and where its graphs find their slots and leave their tokens.
         self._between: dict[int, torch.cuda.CUDAGraph] = {}
         self._slots, self._newest = ids[:CAPTURED], ids[:CAPTURED, None].clone()
+
+    @torch.inference_mode()
+    def profile_run(self, *args: Any, **kwargs: Any) -> None:
+        """Run the largest step there is, as vLLM does to measure memory, with all kernels of the experts compiled beside it."""
+        # Two of the largest: Triton makes a kernel of its own of what 16 divides.
+        largest = (self.max_num_tokens, self.max_num_tokens - 1)
+        sizes = {*(self.compilation_config.cudagraph_capture_sizes or ()), *largest}
+        with compiling_experts(self.model, self.vllm_config, sizes):
+            super().profile_run(*args, **kwargs)
 
     def profile_cudagraph_memory(self) -> int:
         """Return what graphs will take, without capturing them once only to see: 4 s of a start, 8 s with cold caches."""
@@ -245,3 +257,10 @@ class MultiStepWorker(Worker):
         """Take the GPU; vLLM's own runner holds nothing yet."""
         super().init_device()
         self.model_runner = MultiStepRunner(self.vllm_config, self.device)
+        # vLLM tries all there is to sampling. Ways that no page asks for take 20 s to compile, and are compiled when one does.
+        SamplingParams.for_sampler_warmup = staticmethod(_as_pages_ask)
+
+
+def _as_pages_ask() -> SamplingParams:
+    """Return the sampling of a page that is read again, and of the check of the rule; the likeliest token is sampled anyway."""
+    return SamplingParams(temperature=0.2, seed=1, logit_bias={0: 1.0})
