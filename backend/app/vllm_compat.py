@@ -40,6 +40,10 @@ ADAPTERS = {(0, 8, 5): "app.vllm_models.vllm_085"}
 RUNNER_V2 = frozenset({(0, 26), (0, 33)})
 RUNNER_V2_NAMES = " and ".join(f"{major}.{minor}" for major, minor in sorted(RUNNER_V2))
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
+# With it vLLM captures the language model's graphs without having compiled it, which takes 13 s of a first start and makes its steps no
+# faster. Releases of RUNNER_V2 with which that was run on a GPU.
+UNCOMPILED_VARIABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+UNCOMPILED = frozenset({(0, 33)})
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]}.{OLDEST_PATCH} to {NEWEST[0]}.{NEWEST[1]}"
 
 
@@ -219,7 +223,10 @@ def choose_runner(several_steps: bool) -> bool:
     """
     # It has the GPU read memory of the CPU's, for which that must be pinned: Windows' subsystem for Linux cannot.
     fits = VLLM_VERSION[:2] in RUNNER_V2 and current_platform.is_cuda() and current_platform.is_pin_memory_available()
-    return os.environ.setdefault(RUNNER_VARIABLE, str(int(several_steps and fits))) != "0"
+    runner_v2 = os.environ.setdefault(RUNNER_VARIABLE, str(int(several_steps and fits))) != "0"
+    if runner_v2 and several_steps and VLLM_VERSION[:2] in UNCOMPILED:
+        os.environ.setdefault(UNCOMPILED_VARIABLE, "1")
+    return runner_v2
 
 
 def make_engine_args(**arguments: Any) -> AsyncEngineArgs:

@@ -350,15 +350,18 @@ def test_variables_that_a_release_does_not_know_or_that_keep_the_rule_are_let_in
 
 
 @pytest.mark.parametrize(
-    ("release", "cuda", "pinned", "several", "asked", "taken"),
+    ("release", "cuda", "pinned", "several", "asked", "taken", "uncompiled"),
     [
-        ((0, 26, 0), True, True, True, None, "1"),
-        ((0, 26, 0), True, True, True, "0", "0"),
-        ((0, 26, 0), True, True, False, None, "0"),
-        ((0, 26, 0), True, True, False, "1", "1"),
-        ((0, 26, 0), True, False, True, None, "0"),
-        ((0, 26, 0), False, True, True, None, "0"),
-        ((0, 27, 0), True, True, True, None, "0"),
+        ((0, 26, 0), True, True, True, None, "1", None),
+        ((0, 26, 0), True, True, True, "0", "0", None),
+        ((0, 26, 0), True, True, False, None, "0", None),
+        ((0, 26, 0), True, True, False, "1", "1", None),
+        ((0, 26, 0), True, False, True, None, "0", None),
+        ((0, 26, 0), False, True, True, None, "0", None),
+        ((0, 27, 0), True, True, True, None, "0", None),
+        ((0, 33, 0), True, True, True, None, "1", "1"),
+        ((0, 33, 0), True, True, False, "1", "1", None),
+        ((0, 33, 0), True, True, True, "0", "0", None),
     ],
 )
 def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
@@ -369,18 +372,21 @@ def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
     several: bool,
     asked: str | None,
     taken: str,
+    uncompiled: str | None,
 ) -> None:
     """And the choice is told, in the log and by the doctor."""
     from app import vllm_compat
 
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", asked or "")
-    if asked is None:
-        monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    for name, value in (("VLLM_USE_V2_MODEL_RUNNER", asked), ("VLLM_USE_BREAKABLE_CUDAGRAPH", None)):
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
     monkeypatch.setattr(vllm_compat, "VLLM_VERSION", release)
     monkeypatch.setattr(vllm_compat.current_platform, "is_cuda", lambda: cuda)
     monkeypatch.setattr(vllm_compat.current_platform, "is_pin_memory_available", lambda: pinned)
     assert vllm_compat.choose_runner(several) is (taken == "1")
     assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == taken
+    assert os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH") == uncompiled
     assert f"model runner V{2 if taken == '1' else 1}" in dict(vllm_compat.choices())
 
 

@@ -60,9 +60,12 @@ MULTI_STEP = {
     "worker_cls": "app.vllm_models.multi_step.MultiStepWorker",
 }
 
-# Numbers of requests and of tokens whose steps are captured as graphs, half as many as vLLM's own: a step is padded to the next
-# by an eighth at most, and a start takes 4 to 6 s less.
-_GRAPH_SIZES = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 513, 64))
+# Numbers of tokens in a step, one for each request that decodes, whose steps are captured as graphs: half as many as vLLM's own, so
+# that a step is padded to the next by a quarter at most, and up to twice as large, for steps in which a page joins (278 tokens in Base).
+_GRAPH_SIZES = (
+    *(1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 512, 64)),
+    *range(512, 1025, 128),
+)
 _CHOSEN_SIZES = frozenset({"cudagraph_capture_sizes", "max_cudagraph_capture_size"})
 
 # Widest window the rule takes: what passes the published 90 tokens repeats over a longer distance.
@@ -158,10 +161,8 @@ def runner_arguments(options: VllmOptions, runner_v2: bool) -> dict[str, Any]:
         return {}
     if _CHOSEN_SIZES & options.engine_args.keys():
         return MULTI_STEP
-    # As far as vLLM captures by itself, and a step of all requests to the point.
-    most = min(2 * options.max_num_seqs, _GRAPH_SIZES[-1])
-    sizes = {size for size in (*_GRAPH_SIZES, options.max_num_seqs) if size <= most}
-    return {"cudagraph_capture_sizes": sorted(sizes), **MULTI_STEP}
+    all_at_once = {options.max_num_seqs} if options.max_num_seqs < _GRAPH_SIZES[-1] else set()
+    return {"cudagraph_capture_sizes": sorted({*_GRAPH_SIZES, *all_at_once}), **MULTI_STEP}
 
 
 def token_arguments(image_token: int) -> dict[str, Any]:
