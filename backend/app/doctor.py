@@ -177,7 +177,7 @@ def _model(report: Report, options: VllmOptions) -> None:
     report.notice = read_notice(str(folder))
     check_folder(folder, weights=options.engine_args.get("load_format") != "dummy")
     if report.device is not None:  # vLLM could be imported
-        check_memory(options, folder, report.gpus)
+        check_memory(options, folder, report.gpus, available_memory())
 
 
 def _why(engine: str, vllm: str | None) -> str:

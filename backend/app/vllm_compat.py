@@ -166,6 +166,7 @@ __all__ = [
     "language_model",
     "language_part",
     "make_engine_args",
+    "make_executor",
     "maybe_prefix",
     "parse_version",
     "picture_field",
@@ -206,6 +207,9 @@ if (0, 11, 1) <= VLLM_VERSION < (0, 25):
 # Whether an engine can be had that reads no tokenizer: up to 0.30 vLLM needs one for a prompt of its own, with which it measures
 # memory. Goes when the oldest supported release is 0.31.
 NEEDS_NO_TOKENIZER = VLLM_VERSION >= (0, 31)
+
+# Whether the process that becomes the engine core may load the model before it is asked to. Goes as the one above.
+LOADS_EARLY = VLLM_VERSION >= (0, 31)
 
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
 # event loop 60 us on its way to the client: one for each of 18,000 tokens/s, and nothing else would get done.
@@ -248,6 +252,15 @@ def prepare_core(arguments: Mapping[str, Any]) -> None:
         from vllm.tokenizers import cached_tokenizer_from_config
 
         cached_tokenizer_from_config(make_engine_args(**arguments).create_model_config())
+
+
+def make_executor(engine_args: AsyncEngineArgs) -> tuple[VllmConfig, Any]:
+    """Do what an engine core does first: load the model; returns vLLM's configuration and the executor that holds it."""
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.executor.abstract import Executor
+
+    config = engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    return config, Executor.get_class(config)(config)
 
 
 @contextmanager

@@ -78,10 +78,18 @@ def test_work_that_cannot_be_handed_over_starts_a_process() -> None:
     assert not early.is_alive()
 
 
+def test_a_model_that_cannot_be_loaded_early_changes_nothing() -> None:
+    ahead, early = started()
+    ahead.load(VllmOptions(), Path("nowhere"))
+    process, told = run(ContextAhead(SPAWN, ahead))
+    assert told[0] == process.pid == early.pid
+
+
 def test_a_process_that_died_is_replaced() -> None:
     ahead, early = started()
     early.kill()
     early.join(PATIENCE)
+    ahead.load(VllmOptions(), Path("nowhere"))
     process, told = run(ContextAhead(SPAWN, ahead))
     assert told[0] == process.pid != early.pid
 

@@ -1,4 +1,4 @@
-"""A process that imports vLLM while this one does, and becomes vLLM's engine core.
+"""A process that imports vLLM while this one does, loads the model, and becomes vLLM's engine core.
 
 vLLM starts its engine core when this process has imported it and made up its configuration, and the core then imports the
 same again: 8 to 15 s one after the other, of which one half is saved. The GPU is opened meanwhile, which takes 3 s.
@@ -12,14 +12,20 @@ import importlib
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app.engine.vllm_imports import register_class
+
+if TYPE_CHECKING:
+    from app.engine.vllm_early import EarlyModel
+    from app.engine.vllm_options import VllmOptions
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +39,8 @@ MODULES = (
 )
 # Engine arguments that have the model run in other processes than the engine core.
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
+# In the place of what to run: load the model first.
+_LOAD = "load"
 # As vLLM calls it, so that whoever looks for vLLM's processes finds it.
 _NAME = "EngineCore"
 _SPAWN = multiprocessing.get_context("spawn")
@@ -49,6 +57,12 @@ class ProcessAhead:
         self._process.start()
         receiver.close()
 
+    def load(self, options: VllmOptions, folder: Path) -> None:
+        """Have the process load the model in `folder`, as soon as it has imported all."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):  # it has ended: `give` finds out
+                self._send(_LOAD, {"options": options, "folder": folder})
+
     def give(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> BaseProcess | None:
         """Have the process run `target(**kwargs)`, once; returns it, or None where it cannot."""
         process, self._process = self._process, None
@@ -56,8 +70,7 @@ class ProcessAhead:
             return None
         try:
             # What only a process that is being started can inherit, such as a lock, is refused here.
-            work = ForkingPickler.dumps((dict(os.environ), target, dict(kwargs)))
-            self._sender.send_bytes(work)
+            self._send(target, kwargs)
         except Exception as error:  # process boundary: what it is to run may be anything
             log.warning("core_started_again reason=%r", error, exc_info=True)
             _end(process)
@@ -65,6 +78,9 @@ class ProcessAhead:
         finally:
             self._sender.close()
         return process
+
+    def _send(self, target: Any, kwargs: Mapping[str, Any]) -> None:
+        self._sender.send_bytes(ForkingPickler.dumps((dict(os.environ), target, dict(kwargs))))
 
     def end(self) -> None:
         """End the process, unless it has been given work."""
@@ -125,7 +141,7 @@ class _StartedLater:
 
 
 def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, Any] | None) -> None:
-    """Import modules and prepare, and do what is asked then, in the environment of then; ends when nobody can ask any more."""
+    """Import modules and prepare, and do what is asked then; ends when nobody can ask any more."""
     gc.disable()  # it would walk through all that is imported, seven times
     opening: threading.Thread | None = None
     for module in modules:
@@ -141,18 +157,35 @@ def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, 
         opening.join()
     gc.freeze()
     gc.enable()
-    threads = os.environ.get("OMP_NUM_THREADS")
+    early: EarlyModel | None = None
+    while (work := _receive(receiver)) is not None:
+        target, kwargs = work
+        if target == _LOAD:
+            from app.engine.vllm_early import EarlyModel
+
+            early = EarlyModel(**kwargs)
+        else:
+            receiver.close()
+            target(**(early.offer(kwargs) if early is not None else kwargs))
+            return
+
+
+def _receive(receiver: Connection) -> tuple[Any, dict[str, Any]] | None:
+    """Return what to do next, in the environment of then; None when nobody can ask any more."""
     try:
         environment, target, kwargs = ForkingPickler.loads(receiver.recv_bytes())
     except EOFError:
-        return
-    receiver.close()
+        return None
     _take_environment(environment)
-    if (asked := os.environ.get("OMP_NUM_THREADS")) != threads and asked is not None:
-        import torch  # read the variable when it was imported
+    follow_threads()
+    return target, kwargs
 
+
+def follow_threads() -> None:
+    """Have PyTorch compute on as many threads as OMP_NUM_THREADS says now; it read that when it was imported."""
+    torch, asked = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS")
+    if torch is not None and asked is not None:
         torch.set_num_threads(int(asked))
-    target(**kwargs)
 
 
 def runs_in_core(arguments: Mapping[str, Any]) -> bool:

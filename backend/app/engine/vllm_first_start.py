@@ -49,6 +49,11 @@ class FirstStart:
         count = 0 if self._marker.exists() else processes
         self._parts = [_Part(number, count, *work) for number in range(count)]
 
+    @property
+    def compiles(self) -> bool:
+        """Whether it is the first start, and they were started."""
+        return bool(self._parts)
+
     def wait(self, given_up: threading.Event) -> None:
         """Wait until all is compiled, or all is given up: their memory on the GPU would count as the engine's."""
         while any(part.works() for part in self._parts):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from app.engine.hardware import Gpu, available_memory, cuda_device_present, list_gpus
 from app.engine.model_folder import find_model, read_config, weight_bytes
 from app.engine.vllm_ahead import ContextAhead, ProcessAhead, runs_in_core, started_ahead
+from app.engine.vllm_early import complete_arguments, limit_threads
 from app.engine.vllm_first_start import FirstStart, spare_processes
 from app.engine.vllm_imports import import_vllm, register_class
 from app.engine.vllm_memory import check_cpu_memory, check_gpu_memory, estimate_need
@@ -30,12 +31,9 @@ from app.engine.vllm_options import (
     VllmOptions,
     engine_arguments,
     logging_config,
-    runner_arguments,
-    several_steps,
-    token_arguments,
 )
 from app.engine.vllm_processes import end_processes, engine_processes
-from app.engine.vllm_text import ModelTokenizer, read_special
+from app.engine.vllm_text import ModelTokenizer
 from app.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -62,13 +60,17 @@ def vllm_version() -> str | None:
 
 
 class Beginning:
-    """What loading begins with: vLLM's environment, the process that becomes vLLM's engine core, and what GPUs there are."""
+    """What loading begins with: vLLM's environment, the process that becomes vLLM's engine core, and what GPUs there are.
+
+    `memory` are the bytes of main memory that were free then.
+    """
 
     def __init__(self, options: VllmOptions, folder: Path) -> None:
         """Raises EngineStartError for ENGINE_ARGS that nothing can begin with."""
         self._arguments = engine_arguments(options, folder)
         self._visible = options.visible_gpus
         self._gpus: list[Gpu] = []
+        self.memory = available_memory()
         self._open = contextlib.ExitStack()
         self._open.enter_context(_vllm_environment(options))
         # A thread of its own, which alone is deaf to Ctrl-C.
@@ -184,17 +186,16 @@ def load_engine(
         if beginning is None:
             beginning = opened.enter_context(contextlib.closing(Beginning(options, folder)))
         first = opened.enter_context(contextlib.closing(_first_start(options, arguments, folder)))
-        special = read_special(folder)
+        if not first.compiles:
+            beginning.core.load(options, folder)
         compat = _import_compat()
-        arguments |= runner_arguments(options, compat.choose_runner(several_steps(options)))
-        if compat.NEEDS_NO_TOKENIZER:
-            arguments |= token_arguments(special.image)
+        arguments = complete_arguments(compat, options, folder)
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
         register_class()
-        check_memory(options, folder, beginning.gpus)
-        _limit_threads()
+        check_memory(options, folder, beginning.gpus, beginning.memory)
+        limit_threads()
         log.info(CREATING)
         try:
             engine_args = compat.make_engine_args(**arguments)
@@ -280,18 +281,6 @@ def _import_compat() -> Any:
         ) from None
 
 
-def _limit_threads() -> None:
-    """Have the engine core of a GPU compute on one thread what it computes on the CPU, unless the operator has said how many.
-
-    That is little, such as putting views side by side: on 16 cores, 16 threads of PyTorch waited for each other in
-    turns, four cores were busy with it, and pages took twice as long to begin (see docs/performance.md).
-    """
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cuda():
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
 def check_device(device: str) -> None:
     """Raise EngineStartError where vLLM's `device_type` says that it found nothing to run on."""
     if not device:
@@ -301,8 +290,11 @@ def check_device(device: str) -> None:
         )
 
 
-def check_memory(options: VllmOptions, folder: Path, gpus: Sequence[Gpu]) -> None:
-    """Raise EngineStartError where there is no device for this build of vLLM, or too little memory; `gpus` as nvidia-smi lists them."""
+def check_memory(options: VllmOptions, folder: Path, gpus: Sequence[Gpu], memory: int) -> None:
+    """Raise EngineStartError where there is no device for this build of vLLM, or too little memory.
+
+    `gpus` are as nvidia-smi lists them, and `memory` is the machine's in bytes, both before anything was loaded.
+    """
     from vllm import envs
     from vllm.platforms import current_platform
 
@@ -312,7 +304,7 @@ def check_memory(options: VllmOptions, folder: Path, gpus: Sequence[Gpu]) -> Non
     need = estimate_need(read_config(folder), weights, options.max_model_len, cache_dtype)
     if current_platform.is_cpu():
         space = envs.VLLM_CPU_KVCACHE_SPACE
-        check_cpu_memory(need, available_memory(), space * 2**30 if space else None)
+        check_cpu_memory(need, memory, space * 2**30 if space else None)
     elif current_platform.is_cuda() and gpus:  # without nvidia-smi in this container vLLM will find out
         check_gpu_memory(need, gpus, options.tensor_parallel_size, options.gpu_memory_utilization)
 
