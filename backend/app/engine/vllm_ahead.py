@@ -183,8 +183,8 @@ def _receive(receiver: Connection) -> tuple[Any, dict[str, Any]] | None:
 
 def follow_threads() -> None:
     """Have PyTorch compute on as many threads as OMP_NUM_THREADS says now; it read that when it was imported."""
-    torch, asked = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS")
-    if torch is not None and asked is not None:
+    torch, asked = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and asked.isdigit():  # there may be one for each level of nesting
         torch.set_num_threads(int(asked))
 
 

@@ -6,7 +6,6 @@ A file beside what PyTorch's compiler keeps says that such a start went through.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
 import logging
@@ -38,12 +37,7 @@ class FirstStart:
 
     def __init__(self, config: Mapping[str, Any], arguments: Mapping[str, Any], processes: int) -> None:
         """Start so many for a model's config.json and vLLM's engine arguments; none where such a start went through before."""
-        dtype = arguments.get("dtype", "auto")
-        work = (
-            config,
-            arguments.get("mm_processor_kwargs") or {},
-            config.get("torch_dtype", "bfloat16") if dtype == "auto" else dtype,
-        )
+        work = (config, arguments.get("mm_processor_kwargs") or {}, _dtype(config, arguments))
         self._marker = _folder() / f"started-{_key(work)}"
         self._began = time.monotonic()
         count = 0 if self._marker.exists() else processes
@@ -128,10 +122,15 @@ def _compile(sender: Connection, *work: Any) -> None:
         sender.send("")
 
 
+def _dtype(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    asked = str(arguments.get("dtype", "auto"))
+    # transformers 5 calls it dtype.
+    return str(config.get("torch_dtype") or config.get("dtype") or "bfloat16") if asked == "auto" else asked
+
+
 def _folder() -> Path:
-    """Return the folder in which PyTorch's compiler keeps its files."""
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    return Path(named) if named else Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    """Return the folder in which PyTorch's compiler keeps its files, or one as temporary."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir(), f"deepseek-ocr-{os.getuid()}"))
 
 
 def _key(work: Any) -> str:
