@@ -208,8 +208,8 @@ if (0, 11, 1) <= VLLM_VERSION < (0, 25):
 # memory. Goes when the oldest supported release is 0.31.
 NEEDS_NO_TOKENIZER = VLLM_VERSION >= (0, 31)
 
-# Whether the process that becomes the engine core may load the model before it is asked to. Goes as the one above.
-LOADS_EARLY = VLLM_VERSION >= (0, 31)
+# Whether the process that becomes the engine core loads the model before it is asked to; with others it reads the tokenizer.
+LOADS_EARLY = NEEDS_NO_TOKENIZER
 
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
 # event loop 60 us on its way to the client: one for each of 18,000 tokens/s, and nothing else would get done.

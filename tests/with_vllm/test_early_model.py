@@ -32,16 +32,17 @@ if __name__ == "__main__":
         if executor is not None:
             executor.shutdown()
 
-    core(**model.offer({"vllm_config": None, "executor_class": make, "log_stats": True}))
-    print(model.offer({"other": 1}))
+    arguments = model._arguments if sys.argv[3] == "same" else {}
+    core(**model.offer({"vllm_config": None, "executor_class": make, "log_stats": True}, arguments))
+    print(model.offer({"other": 1}, arguments))
 """
 
 
-def load(folder: Path, dtype: str, tmp_path: Path) -> list[str]:
+def load(folder: Path, tmp_path: Path, dtype: str = "float32", settled: str = "same") -> list[str]:
     script = tmp_path / "loads.py"
     script.write_text(LOADS)
     ended = subprocess.run(
-        [sys.executable, script, folder, dtype], capture_output=True, text=True, timeout=200, env=os.environ
+        [sys.executable, script, folder, dtype, settled], capture_output=True, text=True, timeout=200, env=os.environ
     )
     assert ended.returncode == 0, ended.stderr
     return [line for line in ended.stdout.splitlines() if line.startswith(("Uni", "Multi", "None", "{"))]
@@ -54,7 +55,7 @@ def test_vllm_s_core_takes_the_model_that_is_loaded(
 
     if not vllm_compat.LOADS_EARLY:
         pytest.skip("this release loads its model when it is asked to")
-    taken, left = load(small_checkpoint, "float32", tmp_path)
+    taken, left = load(small_checkpoint, tmp_path)
     executor, same, made, stats = taken.split()
     assert executor in ("UniProcExecutor", "MultiprocExecutor")
     assert (same, made, stats, left) == ("True", "0", "True", "{'other': 1}")
@@ -63,4 +64,10 @@ def test_vllm_s_core_takes_the_model_that_is_loaded(
 def test_what_cannot_be_loaded_is_left_to_vllm_s_core(
     small_checkpoint: Path, vllm_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    assert load(small_checkpoint, "no_such_type", tmp_path) == ["NoneType None 1 True", "{'other': 1}"]
+    assert load(small_checkpoint, tmp_path, dtype="no_such_type") == ["NoneType None 1 True", "{'other': 1}"]
+
+
+def test_what_was_loaded_by_other_arguments_is_let_go(
+    small_checkpoint: Path, vllm_environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert load(small_checkpoint, tmp_path, settled="other") == ["NoneType None 1 True", "{'other': 1}"]

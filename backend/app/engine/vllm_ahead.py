@@ -47,9 +47,13 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class ProcessAhead:
-    """A process that imports `modules`, prepares for a core with these engine arguments, and then waits for its work."""
+    """A process that imports `modules`, prepares for a core with these engine arguments, and then waits for its work.
+
+    `settled` are all engine arguments, once they are known: what the process has loaded by others is of no use.
+    """
 
     def __init__(self, arguments: Mapping[str, Any] | None = None, modules: Sequence[str] = MODULES) -> None:
+        self.settled: Mapping[str, Any] | None = None
         receiver, self._sender = _SPAWN.Pipe(duplex=False)
         self._process: BaseProcess | None = _SPAWN.Process(
             target=_wait, args=(receiver, tuple(modules), arguments), name=_NAME
@@ -80,7 +84,7 @@ class ProcessAhead:
         return process
 
     def _send(self, target: Any, kwargs: Mapping[str, Any]) -> None:
-        self._sender.send_bytes(ForkingPickler.dumps((dict(os.environ), target, dict(kwargs))))
+        self._sender.send_bytes(ForkingPickler.dumps((dict(os.environ), target, dict(kwargs), self.settled)))
 
     def end(self) -> None:
         """End the process, unless it has been given work."""
@@ -159,26 +163,27 @@ def _wait(receiver: Connection, modules: Sequence[str], arguments: Mapping[str, 
     gc.enable()
     early: EarlyModel | None = None
     while (work := _receive(receiver)) is not None:
-        target, kwargs = work
+        target, kwargs, settled = work
         if target == _LOAD:
             from app.engine.vllm_early import EarlyModel
 
             early = EarlyModel(**kwargs)
         else:
             receiver.close()
-            target(**(early.offer(kwargs) if early is not None else kwargs))
+            target(**(early.offer(kwargs, settled) if early is not None else kwargs))
             return
 
 
-def _receive(receiver: Connection) -> tuple[Any, dict[str, Any]] | None:
+def _receive(receiver: Connection) -> tuple[Any, dict[str, Any], Mapping[str, Any] | None] | None:
     """Return what to do next, in the environment of then; None when nobody can ask any more."""
     try:
-        environment, target, kwargs = ForkingPickler.loads(receiver.recv_bytes())
+        environment, *work = ForkingPickler.loads(receiver.recv_bytes())
     except EOFError:
         return None
     _take_environment(environment)
     follow_threads()
-    return target, kwargs
+    target, kwargs, settled = work
+    return target, kwargs, settled
 
 
 def follow_threads() -> None:

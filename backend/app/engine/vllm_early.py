@@ -26,28 +26,35 @@ class EarlyModel:
     """A loaded model, with vLLM's configuration and executor; where something went wrong nothing, and vLLM loads it."""
 
     def __init__(self, options: VllmOptions, folder: Path) -> None:
+        self._arguments: Mapping[str, Any] = {}
         self._config: Any = None
         self._executor: Any = None
         try:
             compat = import_vllm()
             if compat.LOADS_EARLY:
                 register_class()
-                arguments = complete_arguments(compat, options, folder)
+                self._arguments = complete_arguments(compat, options, folder)
                 limit_threads()
                 follow_threads()
-                self._config, self._executor = compat.make_executor(compat.make_engine_args(**arguments))
+                self._config, self._executor = compat.make_executor(compat.make_engine_args(**self._arguments))
         except Exception:  # process boundary: what is wrong goes wrong again where it is said
             log.debug("model_not_loaded_early", exc_info=True)
 
-    def offer(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of vLLM's engine core, which takes what has been loaded in the place of what it would load."""
+    def offer(self, kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the arguments of vLLM's engine core, which takes what has been loaded in the place of what it would load.
+
+        `arguments` are the engine arguments that it is to be loaded by: by others, it is let go.
+        """
         if self._executor is None or not {_CONFIG, _EXECUTOR} <= kwargs.keys():
             return dict(kwargs)
-        return {**kwargs, _CONFIG: self._config, _EXECUTOR: self._take}
+        if arguments != self._arguments:
+            log.warning("model_loaded_again")
+            self._take().shutdown()
+            return dict(kwargs)
+        return {**kwargs, _CONFIG: self._config, _EXECUTOR: lambda config: self._take()}
 
-    def _take(self, config: Any) -> Any:
-        """Do what vLLM's class of executors does, with the one there is."""
-        executor, self._executor = self._executor, None
+    def _take(self) -> Any:
+        executor, self._executor, self._config = self._executor, None, None
         return executor
 
 

@@ -189,7 +189,7 @@ def load_engine(
         if not first.compiles:
             beginning.core.load(options, folder)
         compat = _import_compat()
-        arguments = complete_arguments(compat, options, folder)
+        arguments = beginning.core.settled = complete_arguments(compat, options, folder)
         for what, why in compat.choices():
             log.info("vllm_choice version=%s what=%r why=%r", vllm_version(), what, why)
         _go_on(given_up)
