@@ -38,7 +38,7 @@ class EarlyModel:
                 follow_threads()
                 self._config, self._executor = compat.make_executor(compat.make_engine_args(**self._arguments))
         except Exception:  # process boundary: what is wrong goes wrong again where it is said
-            log.debug("model_not_loaded_early", exc_info=True)
+            log.info("model_not_loaded_early", exc_info=True)
 
     def offer(self, kwargs: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the arguments of vLLM's engine core, which takes what has been loaded in the place of what it would load.

@@ -179,5 +179,5 @@ def logging_config(options: VllmOptions) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "handlers": {"service": {"()": "app.logs.make_handler", "style": options.log_format}},
-        "loggers": {"vllm": logger, "app.vllm_models": logger, "app.vllm_compat": logger},
+        "loggers": dict.fromkeys(("vllm", "app.vllm_models", "app.vllm_compat", "app.engine.vllm_early"), logger),
     }
