@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,6 +271,50 @@ def test_picture_embeddings_are_written_where_the_image_tokens_are(bare_model: A
     words = mixed[torch.tensor([0, 1 + first, 2 + first, len(ids) - 1])]
     table = weights["model.embed_tokens.weight"].float()
     assert torch.equal(words, table[torch.tensor([0, 20, 30, 40])])
+
+
+def is_restarted(number: int) -> bool:
+    """Whether a call of the system goes on after this signal, so that Python's handler has to wait for its end (glibc)."""
+    action = ctypes.create_string_buffer(256)  # handler, mask of 1024 signals, flags
+    ctypes.CDLL(None).sigaction(number, None, action)
+    return bool(int.from_bytes(action.raw[136:140], sys.byteorder) & 0x10000000)
+
+
+def test_signals_are_heard_after_pictures_whatever_their_kernels_did_to_the_handlers(bare_model: Any) -> None:
+    import torch
+
+    views, model = prepare_views(page(4, 90, 90), ViewOptions()), bare_model()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        signal.siginterrupt(signal.SIGTERM, False)
+        assert is_restarted(signal.SIGTERM)
+        with torch.inference_mode():
+            model.embed_multimodal(
+                global_view=torch.from_numpy(views.global_view[None]),
+                tiles=torch.from_numpy(views.tiles[None]),
+                grid=torch.tensor([views.grid]),
+            )
+        assert not is_restarted(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_reaches_a_model_that_waits_after_a_library_has_changed_its_handler(tmp_path: Path) -> None:
+    program = """
+import os, queue, signal, sys, threading
+from app.vllm_models.signals import hear_again
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("heard"))
+signal.siginterrupt(signal.SIGTERM, False)  # as NVRTC leaves it
+if sys.argv[1] == "again":
+    hear_again()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+queue.Queue().get()
+"""
+    arguments = [sys.executable, "-c", program]
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([*arguments, "not"], timeout=2, check=False)
+    heard = subprocess.run([*arguments, "again"], stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (heard.returncode, heard.stderr) == (1, b"heard\n")
 
 
 def test_the_prompt_needs_one_marker_for_each_picture(small_checkpoint: Path) -> None:

@@ -52,8 +52,7 @@ _LOADING = "The OCR engine is loading."
 _LOST = "The OCR engine stopped and is being restarted."
 _HUNG = "The OCR engine gave no output for {seconds:g} s and is being restarted."
 
-# Nothing is being read any more: what has not ended by then is killed. An H200 takes 2 to 3 s, and the CPU build 2 s on two free cores;
-# on the H200 the core often does not see that it should end (see docs/performance.md).
+# Nothing is being read any more: what has not ended by then is killed. An H200 takes 2 to 3 s, and the CPU build 2 s on two free cores.
 _SHUTDOWN_SECONDS = 5.0
 # Workers end by themselves soon after the engine core.
 _ORPHAN_SECONDS = 1.0

@@ -32,6 +32,7 @@ from app.vllm_models.checkpoint import (
 from app.vllm_models.deepencoder import DeepEncoder, Encode, EncoderConfig
 from app.vllm_models.encoder_passes import EncoderPasses, encoder_sides
 from app.vllm_models.processing import PictureDummies, PictureInfo, PictureProcessor
+from app.vllm_models.signals import hear_again
 from app.vllm_models.views import parse_options
 
 
@@ -78,7 +79,9 @@ class DeepseekOCRForCausalLM(PictureModelBase):
         grids = [(columns, rows) for columns, rows in (grid.tolist() for grid in kwargs["grid"])]
         if self._encode is None:
             self._encode = self._prepare_encoder()
-        return self.encoder.embed_pictures(list(kwargs["global_view"]), list(kwargs["tiles"]), grids, self._encode)
+        pictures = self.encoder.embed_pictures(list(kwargs["global_view"]), list(kwargs["tiles"]), grids, self._encode)
+        hear_again()  # a convolution of a new shape may have been compiled
+        return pictures
 
     @property
     def encoder_ready(self) -> bool:
