@@ -106,6 +106,8 @@ def kept(encoder: DeepEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     if not can_keep():
         pytest.skip("this PyTorch keeps no compiled functions")
+    if not LONE:
+        pytest.skip("PyTorch 2.11 compiles its own attention anew for a lone view")
     _require_compiler(encoder)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     return tmp_path / "deepencoder"

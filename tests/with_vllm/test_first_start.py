@@ -13,11 +13,13 @@ import pytest
 
 pytest.importorskip("vllm", reason="the compiling processes import vLLM")
 
+import torch
+
 from app.engine.vllm_first_start import FirstStart
 from tools.random_checkpoint import make_config
 
 pytestmark = pytest.mark.skipif(
-    __import__("torch").cuda.is_available(), reason="there they compile for the GPU, as benchmarks.gpu_rate shows"
+    torch.cuda.is_available(), reason="there they compile for the GPU, as benchmarks.gpu_rate shows"
 )
 ARGUMENTS: dict[str, Any] = {"dtype": "float32", "mm_processor_kwargs": {"base_size": 128, "crop_mode": False}}
 CONFIG = json.loads(json.dumps(make_config("small")))
@@ -28,8 +30,8 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where compiled things are kept, nothing at first."""
     from app.vllm_models.kept_blocks import can_keep
 
-    if not can_keep():
-        pytest.skip("this PyTorch keeps no compiled functions")
+    if not can_keep() or torch.__version__.startswith("2.11."):  # which compiles its own attention anew for a lone view
+        pytest.skip("this PyTorch keeps no compiled functions here")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     return tmp_path
 

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -93,8 +94,15 @@ def _compile(example: Example) -> Any:
     torch._dynamo.mark_dynamic(hidden, example.dynamic)
     # Blocks of a kind are alike, and what they are called with is checked by its sizes alone.
     options = {"guard_filter_fn": lambda guards: [guard.guard_type == "SHAPE_ENV" for guard in guards]}
-    compiled: Any = torch.compile(_run, fullgraph=True, dynamic=False, options=options)
-    return compiled.aot_compile(((example.block, hidden, *example.others), {}))
+    with _kept_on_request():
+        compiled: Any = torch.compile(_run, fullgraph=True, dynamic=False, options=options)
+        return compiled.aot_compile(((example.block, hidden, *example.others), {}))
+
+
+def _kept_on_request() -> AbstractContextManager[None]:
+    """Have PyTorch give what it compiles, which it does by itself from 2.12 on."""
+    asked = hasattr(torch._dynamo.config, "enable_aot_compile")
+    return torch._dynamo.config.patch(enable_aot_compile=True) if asked else contextlib.nullcontext()
 
 
 def _run(block: nn.Module, hidden: Tensor, *others: int) -> Tensor:
