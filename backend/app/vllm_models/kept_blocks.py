@@ -101,7 +101,7 @@ def _compile(example: Example) -> Any:
 
 
 def _kept_on_request() -> AbstractContextManager[None]:
-    """Have PyTorch give what it compiles, which it does by itself from 2.12 on."""
+    """Have PyTorch hand out what it compiles, which it does only on request up to 2.11, and by itself in 2.13."""
     asked = hasattr(torch._dynamo.config, "enable_aot_compile")
     return torch._dynamo.config.patch(enable_aot_compile=True) if asked else contextlib.nullcontext()
 
