@@ -169,13 +169,15 @@ async def test_who_does_not_wait_long_enough_finds_the_file_later(tmp_path: Path
 async def test_a_task_that_goes_takes_what_is_being_written_with_it(tmp_path: Path) -> None:
     async with keeping(tmp_path) as kept:
         task = kept.task(page(1))
+        folder = TaskFolder(tmp_path, task.id)
         asking = asyncio.ensure_future(kept.downloads.file(task, "all.zip", PLAIN))
-        await asyncio.sleep(0.05)
+        while not (asking.done() or any(path.is_dir() for path in folder.path.iterdir())):  # one, until it is written
+            await asyncio.sleep(0)
         await kept.downloads.forget(task.id)
-        TaskFolder(tmp_path, task.id).remove()
+        folder.remove()
         with pytest.raises(TaskFileNotFound):
             await asking
-        assert not TaskFolder(tmp_path, task.id).path.exists()
+        assert not folder.path.exists()
         with pytest.raises(TaskFileNotFound):  # by a replica that does not know yet
             await kept.downloads.file(task, "result.txt", PLAIN)
 
