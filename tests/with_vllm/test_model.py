@@ -299,7 +299,7 @@ def test_signals_are_heard_after_pictures_whatever_their_kernels_did_to_the_hand
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_reaches_a_model_that_waits_after_a_library_has_changed_its_handler(tmp_path: Path) -> None:
+def test_a_main_thread_that_waits_hears_a_signal_after_a_library_has_changed_its_handler() -> None:
     program = """
 import os, queue, signal, sys, threading
 from app.vllm_models.signals import hear_again

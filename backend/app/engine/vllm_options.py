@@ -175,9 +175,11 @@ def logging_config(options: VllmOptions) -> dict[str, Any]:
     """Return a logging configuration that vLLM applies in each of its processes: the service's own lines."""
     level = options.log_level.upper()
     logger = {"level": level, "handlers": ["service"], "propagate": False}
+    # Of ours, what runs in vLLM's processes.
+    names = ("vllm", "app.vllm_models", "app.vllm_compat", "app.engine.vllm_ahead", "app.engine.vllm_early")
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "handlers": {"service": {"()": "app.logs.make_handler", "style": options.log_format}},
-        "loggers": dict.fromkeys(("vllm", "app.vllm_models", "app.vllm_compat", "app.engine.vllm_early"), logger),
+        "loggers": dict.fromkeys(names, logger),
     }
