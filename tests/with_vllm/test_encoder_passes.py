@@ -163,8 +163,12 @@ def test_where_nothing_can_be_kept_blocks_are_compiled_as_pytorch_does_by_itself
     assert (traced, "encoder_not_kept" in caplog.text, kept.exists()) == (KINDS + 1, True, False)
 
 
-def test_what_another_process_compiled_ahead_is_found(encoder: DeepEncoder, kept: Path) -> None:
+def test_what_another_process_compiled_ahead_is_found(
+    encoder: DeepEncoder, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("vllm", reason="the other process imports vLLM")
+    # Left in this process by an engine for the CPU: to the other one it would be a setting, to this one it comes too late.
+    monkeypatch.delenv("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", raising=False)
     config, options = make_config("small"), {"base_size": SIDES[0], "crop_mode": False}
     for part in range(2):
         code = f"from app.vllm_models.compile_ahead import compile_part; compile_part({part}, 2, {config}, {options}, 'float32')"
