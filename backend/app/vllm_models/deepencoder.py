@@ -354,8 +354,11 @@ def line_scores(q: Tensor, table: Tensor, by_columns: bool) -> Tensor:
     side = len(table)
     line, place = (1, side) if by_columns else (side, 1)
     strides = (line * q.stride(2), q.stride(0), q.stride(1), place * q.stride(2), 1)
-    lines = q.as_strided((side, batch, heads, side, width), strides).contiguous().view(side, -1, width)
-    scores = torch.bmm(lines, table.transpose(1, 2)).view(side, batch, heads, side, side)
+    lines = q.as_strided((side, batch, heads, side, width), strides).contiguous()
+    # As `split_heads`: of a view by sizes for the product, PyTorch 2.11 would make a case.
+    count = batch * heads * side
+    flat = lines.as_strided((side, count, width), (count * width, width, 1))
+    scores = torch.bmm(flat, table.transpose(1, 2)).view(side, batch, heads, side, side)
     across = scores.permute(1, 2, 3, 0, 4) if by_columns else scores.permute(1, 2, 0, 3, 4)
     return across.contiguous().flatten(2, 3)
 
