@@ -6,6 +6,7 @@ and when it can go. Importing this module imports vLLM.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import os
@@ -40,10 +41,13 @@ ADAPTERS = {(0, 8, 5): "app.vllm_models.vllm_085"}
 RUNNER_V2 = frozenset({(0, 26), (0, 33)})
 RUNNER_V2_NAMES = " and ".join(f"{major}.{minor}" for major, minor in sorted(RUNNER_V2))
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
-# With it vLLM captures the language model's graphs without having compiled it, which takes 13 s of a first start and makes its steps no
-# faster. Releases of RUNNER_V2 with which that was run on a GPU.
+# With it RUNNER_V2 captures the language model's graphs without having compiled it, which takes 13 s of a first start and makes its
+# steps no faster.
 UNCOMPILED_VARIABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
-UNCOMPILED = frozenset({(0, 33)})
+# Releases of RUNNER_V2 that go by that variable when they import attention, not when they capture.
+_UNCOMPILED_ON_IMPORT = frozenset({(0, 26)})
+# Releases of RUNNER_V2 that have a single group's experts chosen by what PyTorch compiles at a start, 9 s of a first one.
+_GROUPED = frozenset({(0, 26)})
 SUPPORTED = f"{OLDEST[0]}.{OLDEST[1]}.{OLDEST_PATCH} to {NEWEST[0]}.{NEWEST[1]}"
 
 
@@ -55,6 +59,20 @@ def parse_version(text: str) -> tuple[int, int, int]:
     """Return the first three numbers of a version ("0.32.0+cpu", "0.33.1.dev2"); (0, 0, 0) where there are none."""
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Have an environment variable be `value` inside."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def find_adapter(version: tuple[int, int, int]) -> str | None:
@@ -95,6 +113,11 @@ check_supported(VLLM_VERSION, vllm.__version__)
 from vllm.platforms import current_platform  # noqa: E402
 
 check_runner(VLLM_VERSION, vllm.__version__, os.environ, current_platform.is_cuda())
+
+if VLLM_VERSION[:2] in _UNCOMPILED_ON_IMPORT:
+    # What attention is made into then does nothing else without the variable, which `choose_runner` sets.
+    with _environment(UNCOMPILED_VARIABLE, "1"):
+        importlib.import_module("vllm.model_executor.layers.attention.attention")
 
 # Before the engine is imported, of which it may need another one.
 _ADAPTER = importlib.import_module(_name) if (_name := find_adapter(VLLM_VERSION)) else None
@@ -138,7 +161,6 @@ __all__ = [
     "VLLM_VERSION",
     "AsyncEngineArgs",
     "AsyncLLMEngine",
-    "BaseDummyInputsBuilder",
     "BaseProcessingInfo",
     "EngineDeadError",
     "IntermediateTensors",
@@ -147,6 +169,7 @@ __all__ = [
     "MultiModalDataItems",
     "MultiModalDataParser",
     "MultiModalFieldConfig",
+    "PictureDummiesBase",
     "PictureModelBase",
     "PictureProcessorBase",
     "ProcessorBatchItems",
@@ -204,12 +227,9 @@ if (0, 11, 1) <= VLLM_VERSION < (0, 25):
 
 # The engine
 
-# Whether an engine can be had that reads no tokenizer: up to 0.30 vLLM needs one for a prompt of its own, with which it measures
-# memory. Goes when the oldest supported release is 0.31.
-NEEDS_NO_TOKENIZER = VLLM_VERSION >= (0, 31)
-
-# Whether the process that becomes the engine core loads the model before it is asked to; with others it reads the tokenizer.
-LOADS_EARLY = NEEDS_NO_TOKENIZER
+# Whether vLLM is had to read no tokenizer, which takes it seconds of a start, and the process that becomes the engine core loads the
+# model before it is asked to. Goes when the oldest supported release is 0.26: with older ones neither was tried.
+NEEDS_NO_TOKENIZER = LOADS_EARLY = VLLM_VERSION >= (0, 26)
 
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
 # event loop 60 us on its way to the client: one for each of 18,000 tokens/s, and nothing else would get done.
@@ -228,7 +248,7 @@ def choose_runner(several_steps: bool) -> bool:
     # It has the GPU read memory of the CPU's, for which that must be pinned: Windows' subsystem for Linux cannot.
     fits = VLLM_VERSION[:2] in RUNNER_V2 and current_platform.is_cuda() and current_platform.is_pin_memory_available()
     runner_v2 = os.environ.setdefault(RUNNER_VARIABLE, str(int(several_steps and fits))) != "0"
-    if runner_v2 and several_steps and VLLM_VERSION[:2] in UNCOMPILED:
+    if runner_v2 and several_steps and fits:
         os.environ.setdefault(UNCOMPILED_VARIABLE, "1")
     return runner_v2
 
@@ -390,6 +410,8 @@ def language_model(config: VllmConfig, hf_config: Any, prefix: str) -> nn.Module
     # knows latent attention only. Goes when the oldest supported release is 0.11.1.
     early = VLLM_VERSION < (0, 11, 1)
     name = "DeepseekForCausalLM" if early else "DeepseekV2ForCausalLM"
+    if VLLM_VERSION[:2] in _GROUPED and current_platform.is_cuda():
+        hf_config = _ungrouped(hf_config)
     model = init_vllm_registered_model(vllm_config=config, hf_config=hf_config, prefix=prefix, architectures=[name])
     if early and current_platform.is_cpu():
         # Its experts are Triton kernels, which no CPU runs.
@@ -401,6 +423,18 @@ def language_model(config: VllmConfig, hf_config: Any, prefix: str) -> nn.Module
     if (0, 20) <= VLLM_VERSION < (0, 25) and current_platform.is_cpu():
         _mend_activation()
     return model
+
+
+def _ungrouped(hf_config: Any) -> Any:
+    """Return a configuration with as many groups as experts where it has one group: vLLM chooses among all experts at once then.
+
+    In the one group it chooses the same ones. Where it scales their weights it does so only in groups: then nothing is changed.
+    """
+    if (hf_config.n_group, hf_config.topk_group, hf_config.routed_scaling_factor) != (1, 1, 1.0):
+        return hf_config
+    changed = copy.copy(hf_config)
+    changed.n_group = hf_config.n_routed_experts
+    return changed
 
 
 def _run_experts(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -483,6 +517,9 @@ class _PictureHook(ABC):
 class _PicturesOnly(_PictureHook, BaseMultiModalProcessor):
     """From 0.29: vLLM tokenizes the prompt, and this hook sees the pictures only."""
 
+    # Asked for from 0.30 on.
+    requires_tokenizer = False
+
     def _apply_hf_processor_main(self, mm_items: MultiModalDataItems, *args: Any, **kwargs: Any) -> BatchFeature:
         # The options are called hf_processor_mm_kwargs in 0.29 and 0.30 and hf_kwargs from 0.31 on.
         options: Mapping[str, object] = next(iter((*args, *kwargs.values())), {})
@@ -491,15 +528,29 @@ class _PicturesOnly(_PictureHook, BaseMultiModalProcessor):
 
 
 class _PicturesAlone(_PicturesOnly):
-    """From 0.31: there need not be a tokenizer, without which vLLM's own prompt has no place for its picture."""
-
-    requires_tokenizer = False
+    """From 0.31: vLLM asks the processor for the prompt with which it measures memory."""
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], *args: Any, **kwargs: Any) -> Any:
-        inputs = super().get_dummy_inputs(seq_len, mm_counts, *args, **kwargs)
-        if self.info.ctx.tokenizer is None:
-            inputs.prompt = [self.info.image_token] * mm_counts.get("image", 0)
-        return inputs
+        return _with_places(super().get_dummy_inputs(seq_len, mm_counts, *args, **kwargs), self.info, mm_counts)
+
+
+class _PromptlessDummies(BaseDummyInputsBuilder):
+    """Up to 0.30: vLLM asks here for the prompt with which it measures memory. Goes when the oldest supported release is 0.31."""
+
+    def get_dummy_processor_inputs(self, seq_len: int, mm_counts: Mapping[str, int], *args: Any, **kwargs: Any) -> Any:
+        return _with_places(
+            super().get_dummy_processor_inputs(seq_len, mm_counts, *args, **kwargs), self.info, mm_counts
+        )
+
+
+def _with_places(inputs: Any, info: Any, mm_counts: Mapping[str, int]) -> Any:
+    """Give vLLM's own prompt the places of its pictures, which it has none of without a tokenizer."""
+    if info.ctx.tokenizer is None:
+        inputs.prompt = [info.image_token] * mm_counts.get("image", 0)
+    return inputs
+
+
+PictureDummiesBase: Any = _PromptlessDummies if VLLM_VERSION < (0, 31) else BaseDummyInputsBuilder
 
 
 class _PicturesAndPrompt(_PictureHook, BaseMultiModalProcessor):
@@ -512,7 +563,8 @@ class _PicturesAndPrompt(_PictureHook, BaseMultiModalProcessor):
         mm_kwargs: Mapping[str, object],
         tok_kwargs: Mapping[str, object],
     ) -> BatchFeature:
-        ids = self.info.get_tokenizer().encode(prompt, **tok_kwargs)
+        tokenizer = self.info.get_tokenizer()
+        ids = [] if tokenizer is None else tokenizer.encode(prompt, **tok_kwargs)
         pictures = mm_data.get("images", [])
         inputs = self.process_pictures(pictures, mm_kwargs) if pictures else {}
         return BatchFeature({"input_ids": torch.tensor([ids]), **inputs})

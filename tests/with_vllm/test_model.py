@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -400,7 +401,7 @@ def test_variables_that_a_release_does_not_know_or_that_keep_the_rule_are_let_in
 @pytest.mark.parametrize(
     ("release", "cuda", "pinned", "several", "asked", "taken", "uncompiled"),
     [
-        ((0, 26, 0), True, True, True, None, "1", None),
+        ((0, 26, 0), True, True, True, None, "1", "1"),
         ((0, 26, 0), True, True, True, "0", "0", None),
         ((0, 26, 0), True, True, False, None, "0", None),
         ((0, 26, 0), True, True, False, "1", "1", None),
@@ -436,6 +437,17 @@ def test_model_runner_v2_is_taken_where_it_keeps_the_rule_and_can_run(
     assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == taken
     assert os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH") == uncompiled
     assert f"model runner V{2 if taken == '1' else 1}" in dict(vllm_compat.choices())
+
+
+def test_experts_of_one_group_are_chosen_without_groups() -> None:
+    from app import vllm_compat
+
+    config = SimpleNamespace(n_group=1, topk_group=1, routed_scaling_factor=1.0, n_routed_experts=64)
+    assert vllm_compat._ungrouped(config).n_group == 64
+    assert config.n_group == 1
+    for name, value in (("n_group", 8), ("topk_group", 2), ("routed_scaling_factor", 2.5)):
+        other = SimpleNamespace(**{**vars(config), name: value})
+        assert vllm_compat._ungrouped(other) is other
 
 
 def test_an_engine_argument_that_vllm_does_not_have_is_named() -> None:

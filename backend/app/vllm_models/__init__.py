@@ -24,7 +24,7 @@ are optional; they are `views.ViewOptions`. Wrong values raise `vllm_compat.Inva
 `generate` before the engine core sees the request (as does a prompt longer than the context; catch `REQUEST_ERRORS`); `views.parse_options` says the same earlier, as `ViewError`.
 For the count of a prepared picture read `Views.placeholders`.
 
-**Without a tokenizer** (`skip_tokenizer_init`, vLLM 0.31 and later) the image token's id goes into `hf_overrides`, as `image_token_id`;
+**Without a tokenizer** (`skip_tokenizer_init`, vLLM 0.26 and later) the image token's id goes into `hf_overrides`, as `image_token_id`;
 `stop_token_ids` then names the token that ends an answer.
 
 Sampling: `skip_special_tokens=False`, `temperature=0.0`. The context (prompt, image tokens and output together) is 8192.

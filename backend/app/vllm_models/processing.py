@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from app.vllm_compat import (
-    BaseDummyInputsBuilder,
     BaseProcessingInfo,
     InvalidRequest,
     MultiModalDataItems,
     MultiModalDataParser,
     MultiModalFieldConfig,
+    PictureDummiesBase,
     PictureProcessorBase,
     ProcessorBatchItems,
     PromptReplacement,
@@ -74,10 +74,14 @@ class PictureInfo(BaseProcessingInfo):
         options, grid = largest_request()
         return {"image": count_placeholders(options.base_size, options.image_size, grid)}
 
+    def get_tokenizer(self) -> Any:
+        """Return the tokenizer, None where the engine was told to read none: what to look for in a prompt is token ids already."""
+        return self.ctx.tokenizer
+
     @cached_property
     def image_token(self) -> int:
         """The id of the image token, which to look up takes longer than the rest of a page that is views already."""
-        if self.ctx.tokenizer is None:  # the engine was told to read none
+        if self.ctx.tokenizer is None:
             return int(self.ctx.get_hf_config().image_token_id)
         return image_token_id(self.get_tokenizer())
 
@@ -94,7 +98,7 @@ class PictureInfo(BaseProcessingInfo):
             raise InvalidRequest(str(error)) from error
 
 
-class PictureDummies(BaseDummyInputsBuilder):
+class PictureDummies(PictureDummiesBase):
     """The largest request, for measuring memory at start."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
