@@ -97,7 +97,8 @@ def test_a_release_is_read_with_the_branches_it_takes_and_no_others() -> None:
         "vllm.multimodal.profiling",
         "BaseDummyInputsBuilder",
     )
-    assert new.imports["processing.py"]["BaseDummyInputsBuilder"] == (
+    assert new.imports["vllm_compat.py"]["BaseDummyInputsBuilder"] == (
         "vllm.multimodal.processing",
         "BaseDummyInputsBuilder",
     )
+    assert new.imports["processing.py"]["BaseProcessingInfo"] == ("vllm.multimodal.processing", "BaseProcessingInfo")
