@@ -197,6 +197,7 @@ __all__ = [
     "processes_from",
     "processor_defaults",
     "shutdown",
+    "stop_listening",
     "vision_part",
 ]
 
@@ -229,7 +230,7 @@ if (0, 11, 1) <= VLLM_VERSION < (0, 25):
 
 # Whether vLLM is had to read no tokenizer, which takes it seconds of a start, and the process that becomes the engine core loads the
 # model before it is asked to. Goes when the oldest supported release is 0.26: with older ones neither was tried.
-NEEDS_NO_TOKENIZER = LOADS_EARLY = VLLM_VERSION >= (0, 26)
+NEEDS_NO_TOKENIZER = VLLM_VERSION >= (0, 26)
 
 # Tokens in a piece of text, but for the first, which comes alone as soon as it is there. A piece costs the front end's
 # event loop 60 us on its way to the client: one for each of 18,000 tokens/s, and nothing else would get done.
@@ -302,6 +303,13 @@ def processes_from(wrap: Callable[[Any], Any]) -> Iterator[None]:
 async def abort(engine: AsyncLLMEngine, request_id: str) -> None:
     """Stop one request."""
     await engine.abort(request_id)
+
+
+def stop_listening(engine: AsyncLLMEngine) -> None:
+    """Have the engine take no more outputs, on its event loop: vLLM would log the end of its core as an error."""
+    handler = getattr(engine, "output_handler", None)  # 0.8.5's engine V0 has none
+    if handler is not None:
+        handler.cancel()
 
 
 def shutdown(engine: AsyncLLMEngine, timeout: float) -> None:

@@ -146,6 +146,9 @@ class VllmDirectEngine:
         if loading is not None:
             await asyncio.to_thread(loading.give_up)
         if engine is not None:
+            from app.vllm_compat import stop_listening
+
+            stop_listening(engine)
             await asyncio.to_thread(_shut_down, engine, processes, patience)
             del engine
             await asyncio.to_thread(gc.collect)  # vLLM's objects refer to each other in circles
@@ -329,6 +332,7 @@ def _shut_down(engine: AsyncLLMEngine, processes: list[psutil.Process], patience
     """Stop the engine, waiting `patience` seconds for its core, and see that all its processes are gone."""
     from app.vllm_compat import shutdown
 
+    everyone = {*processes, *engine_processes()}  # the core may have started one since it was loaded
     shutdown(engine, patience)
-    if killed := end_processes(processes, _ORPHAN_SECONDS):
+    if killed := end_processes([*everyone], _ORPHAN_SECONDS):
         log.warning("engine_processes_killed count=%d", killed)

@@ -31,7 +31,7 @@ class EarlyModel:
         self._executor: Any = None
         try:
             compat = import_vllm()
-            if compat.LOADS_EARLY:
+            if compat.NEEDS_NO_TOKENIZER:
                 register_class()
                 self._arguments = complete_arguments(compat, options, folder)
                 limit_threads()
