@@ -13,7 +13,8 @@ bfloat16 leaves most of them to chance.
 With --painted, the figures hold the share of wrong characters of both sides' first reading; with --setting, the first side is another
 than the defaults make, such as 'ENGINE_ARGS={"kv_cache_dtype": "fp8"}'.
 
-Exits with 1 when a page has a text, or a number of tokens, that the other side gave it neither time.
+Exits with 1 when a page has a text, or a number of tokens, that the other side gave it neither time; benchmarks.parting then
+tells how near to each other the two best tokens are where the sides part.
 """
 
 from __future__ import annotations
@@ -132,37 +133,50 @@ def main(arguments: list[str]) -> int:
         return 0
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same-tokens-")))
-        folder = work.resolve() / "pages"
-        printed = paint_pages(folder, options.pages) if options.painted else None
-        if printed is None:
-            draw_pages(folder, options.pages)
-        sides = []
-        for side in SIDES:
-            variables = environment(write_plugin(work.resolve())) | (PLAIN_RUNNER if side == "plain" else {})
-            variables.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-            out = work.resolve() / f"{side.replace(' ', '-')}.json"
-            own = [*arguments, "--folder", str(folder), "--json", str(out), "--job", side]
-            if fault := run_alone("benchmarks.same_tokens", own, variables, options.timeout):
-                print(f"{side}: {fault}")
-                return 1
-            # JSON has no tuples.
-            sides.append(
-                {
-                    name: [[(text, tokens) for text, tokens in reading] for reading in readings]
-                    for name, readings in json.loads(out.read_text()).items()
-                }
-            )
+        return run(options, arguments, work.resolve())
+
+
+def run(options: argparse.Namespace, arguments: list[str], work: Path) -> int:
+    """Read with both sides, in processes of their own, and tell where they agree."""
+    folder = work / "pages"
+    printed = paint_pages(folder, options.pages) if options.painted else None
+    if printed is None:
+        draw_pages(folder, options.pages)
+    variables = {"VLLM_LOGGING_LEVEL": "WARNING"} | environment(write_plugin(work))
+    sides = []
+    for side in SIDES:
+        out = work / f"{side.replace(' ', '-')}.json"
+        own = [*arguments, "--folder", str(folder), "--json", str(out), "--job", side]
+        side_variables = variables | (PLAIN_RUNNER if side == "plain" else {})
+        if fault := run_alone("benchmarks.same_tokens", own, side_variables, options.timeout):
+            print(f"{side}: {fault}")
+            return 1
+        # JSON has no tuples.
+        sides.append(
+            {
+                name: [[(text, tokens) for text, tokens in reading] for reading in readings]
+                for name, readings in json.loads(out.read_text()).items()
+            }
+        )
     figures: dict[str, dict[str, float]] = {name: dict(counts) for name, counts in compare(*sides).items()}
     if printed is not None:
         for side, readings in zip(("served", "plain"), sides, strict=True):
             for resolution, texts in readings.items():
                 figures[resolution][f"{side}_wrong"] = wrong_characters(texts[0], printed)
     for name, counts in figures.items():
-        print(f"{name:<8} {json.dumps(counts)}")
+        print(f"{name:<8} {json.dumps(counts)}", flush=True)
+    result = {"command": " ".join(arguments), "machine": describe_machine(), "resolutions": figures}
+    if parted := any(counts["parted"] for counts in figures.values()):
+        out = work / "partings.json"
+        own = ["--model", str(options.model), "--work", str(work), "--dtype", options.dtype, "--json", str(out)]
+        own += ["--tokens", str(options.tokens), "--max-model-len", str(options.max_model_len)]
+        if fault := run_alone("benchmarks.parting", own, variables | PLAIN_RUNNER, options.timeout):
+            print(f"parting: {fault}")
+        else:
+            result |= json.loads(out.read_text())
     if options.json:
-        result = {"command": " ".join(arguments), "machine": describe_machine(), "resolutions": figures}
         write_result(options.json, result)
-    return int(any(counts["parted"] for counts in figures.values()))
+    return int(parted)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.busy import read_threads
 from benchmarks.gpu_decode import step_seconds
 from benchmarks.gpu_rate import parse, plan, service_settings
+from benchmarks.parting import Parting, find_parting, parted_pages
 from benchmarks.rate_cost import Point, charts, label, series
 from benchmarks.rate_http import read_gauges
 from benchmarks.report import Report, read_result
@@ -111,3 +113,33 @@ def test_the_cost_of_a_page_is_charted_by_each_thing_that_varies():
     assert 'x-axis ["tiny", "small", "base", "gundam"]' in drawn
     assert "| 16 | 6.25 | 160.0 |" in drawn
     assert label(Point("gundam", 8, 4)) == "gundam, 8 tokens, 4 side by side"
+
+
+WORDS = [" ", "two", " boxes", " box", "\N{REPLACEMENT CHARACTER}", " and a line"]
+
+
+def decode(tokens: Sequence[int]) -> str:
+    return "".join(WORDS[token] for token in tokens)
+
+
+def test_texts_part_where_not_both_go_on_as_the_third_reading_does() -> None:
+    near = [{0: -0.1, 1: -9.0}, {1: -0.1, 4: -9.0}, {2: -0.7, 3: -0.6999}, {5: -0.1, 0: -3.0}]
+    parting = find_parting([0, 1, 2, 5], near, ["two boxes and a line", "two box"], decode)
+    assert parting is not None
+    assert (parting.token, parting.theirs) == (2, True)
+    assert parting.ahead == pytest.approx(0.0001)
+
+
+def test_texts_that_neither_of_the_two_best_tokens_explains_are_told_apart() -> None:
+    scores = [{1: -0.1, 4: -9.0}, {2: -0.1, 5: -2.0}]
+    assert find_parting([1, 2], scores, ["two boxes", "two lines"], decode) == Parting(1, pytest.approx(1.9), False)
+
+
+def test_texts_that_go_on_as_the_third_reading_does_part_nowhere() -> None:
+    assert find_parting([0, 1, 2], [{}, {}, {}], ["two boxes and a line", "two boxes"], decode) is None
+
+
+def test_pages_without_a_text_in_common_have_parted() -> None:
+    served = {"tiny": [[["a", 1], ["b", 1], ["c", 2]], [["a", 1], ["c", 1], ["c", 3]]]}
+    plain = {"tiny": [[["a", 1], ["c", 1], ["c", 4]], [["x", 1], ["d", 1], ["c", 5]]]}
+    assert parted_pages(served, plain) == [("tiny", 2, ["c", "c"])]
