@@ -5,8 +5,8 @@
 WORK holds what `benchmarks.same_tokens --work WORK` left there: the pages and both sides' texts. Each page to which the sides
 gave no text in common is read once more, alone, plainly (no graphs, nothing compiled, vLLM's model runner V1), with the log
 probabilities of the two best tokens at each place. What is told is the first place at which not both texts go on as this
-reading does: how far the best token is ahead of the second, and whether each text goes on with one of the two. Rounding
-decides where that is no more than what sums differ by when they are made in another order.
+reading does: how far the best token is ahead of the second, and whether each text goes on with one of the two. How far
+rounding moves two such tokens against each other is what benchmarks.rounding tells.
 
 Needs vLLM, with VLLM_USE_V2_MODEL_RUNNER=0, as benchmarks.same_tokens runs it where sides part.
 """

@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def read(options: argparse.Namespace, pictures: Tensor) -> dict[str, Any]:
         "moved_most_with_other_experts": float(moved[otherwise].max()) if otherwise.any() else None,
         "moved_most_else": float(moved[~otherwise].max()) if not otherwise.all() else None,
         "moved_over": {str(edge): int((moved > edge).sum()) for edge in (0.001, 0.01, 0.1, 0.2)},
-        "pages_parted": len(Counter(parting["page"] for parting in partings)),
+        "pages_parted": len({parting["page"] for parting in partings}),
     }
 
 
