@@ -27,6 +27,18 @@ def read_pages(folder: Path) -> list[Image.Image]:
     return [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.jpg"))]
 
 
+def cut_page(file: Path, resolution: str) -> Any:
+    """Return an uploaded page's `Views` in a resolution, as the service prepares them."""
+    import numpy as np
+
+    from app.ocr.resolution import RESOLUTIONS
+    from app.vllm_models.views import ViewOptions, prepare_views
+
+    size = RESOLUTIONS[resolution]
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    return prepare_views(pixels, ViewOptions(size.base_size, size.image_size, size.crop_mode))
+
+
 def start_peer(model: Path, **arguments: Any) -> Any:
     """Return vLLM's `LLM` with its own class, after its own recipe, and the service's share of memory."""
     from vllm import LLM

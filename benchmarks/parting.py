@@ -21,10 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.gpu_peer import PROMPT
+from benchmarks.gpu_peer import PROMPT, cut_page
 from benchmarks.report import write_result
 
 Decode = Callable[[Sequence[int]], str]
@@ -94,9 +91,7 @@ def start_plain(options: argparse.Namespace) -> Any:
 
 def main(arguments: list[str]) -> int:
     from app.engine.vllm_text import ModelTokenizer
-    from app.ocr.resolution import RESOLUTIONS
     from app.vllm_models import encode_prompt
-    from app.vllm_models.views import ViewOptions, prepare_views
 
     options = parse(arguments)
     sides = (json.loads((options.work / f"{side}.json").read_text()) for side in ("as-served", "plain"))
@@ -117,10 +112,7 @@ def main(arguments: list[str]) -> int:
         files = sorted((options.work / "pages").iterdir())
         engine = start_plain(options)
         for name, number, texts in parted:
-            resolution = RESOLUTIONS[name]
-            view = ViewOptions(resolution.base_size, resolution.image_size, resolution.crop_mode)
-            views = prepare_views(np.asarray(Image.open(files[number]).convert("RGB")), view)
-            request = {"prompt_token_ids": prompt, "multi_modal_data": {"image": views}}
+            request = {"prompt_token_ids": prompt, "multi_modal_data": {"image": cut_page(files[number], name)}}
             (output,) = engine.generate([request], sampling, use_tqdm=False)[0].outputs
             scores = [{token: score.logprob for token, score in place.items()} for place in output.logprobs]
             parting = find_parting(output.token_ids, scores, texts, tokenizer.decode)

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from benchmarks.gpu_peer import PROMPT, load_encoder
+from benchmarks.gpu_peer import PROMPT, cut_page, load_encoder
 from benchmarks.machine import describe_machine
 from benchmarks.report import write_result
 from benchmarks.uploads import draw_pages
@@ -78,16 +77,9 @@ def load_language(folder: Path) -> LanguageModel:
 
 def embed(options: argparse.Namespace, files: list[Path]) -> Tensor:
     """Return the pages' picture embeddings, (pages, embeddings, width)."""
-    import numpy as np
-
-    from app.ocr.resolution import RESOLUTIONS as SIZES
-    from app.vllm_models.views import ViewOptions, prepare_views
-
-    size = SIZES[options.resolution]
     encoder, embedded = load_encoder(options.model).float(), []
     for file in files:
-        pixels = np.asarray(Image.open(file).convert("RGB"))
-        views = prepare_views(pixels, ViewOptions(size.base_size, size.image_size, size.crop_mode))
+        views = cut_page(file, options.resolution)
         arrays = (torch.from_numpy(array.copy()) for array in (views.global_view, views.tiles))
         embedded += encoder.embed_pictures(*([array] for array in arrays), [views.grid])
     return torch.stack(embedded)
